@@ -1,0 +1,1 @@
+"""SQLite: schema, snapshots, history, journal; and the lineage file beside it."""

@@ -1,0 +1,245 @@
+"""The catalog of one VM: snapshots, current, history, journal.  Not for: the images, which are the truth.
+
+Every method is one transaction, durable when it returns; what SQLite cannot do becomes a :class:`CatalogError`.
+One thread at a time may use a catalog.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..model.ids import NIL, check_prefix, match_id
+from ..model.errors import NoSuchSnapshot
+from ..model.names import printable
+from ..model.snapshot import Snapshot
+from .history import Entry, Journal
+from .rows import COLUMNS, from_row, to_row
+from .schema import connect, damaged
+
+_SELECT = f"SELECT {', '.join(COLUMNS)} FROM snapshots"
+_INSERT = f"INSERT INTO snapshots ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
+
+
+@dataclass(frozen=True, slots=True)
+class Current:
+    """The snapshot that the VM's state descends from now.
+
+    :param id: its id; nil where the VM descends from none; empty where that is unknown.
+    :param why: why it is unknown.
+    """
+
+    id: str = NIL
+    why: str = ""
+
+    @property
+    def known(self) -> bool:
+        """Whether it is known at all."""
+        return self.id != ""
+
+
+class Catalog:
+    """An open catalog."""
+
+    def __init__(self, path: Path, db: sqlite3.Connection) -> None:
+        self._path = path
+        self._db = db
+
+    @classmethod
+    def open(cls, path: Path, *, create: bool = False) -> Catalog:
+        """Open the catalog at ``path``.
+
+        :param create: make a new one where there is none.
+        :raises CatalogError: where there is none, or it can't be used.
+        """
+        return cls(path, connect(path, create=create))
+
+    def close(self) -> None:
+        """Close it; SQLite folds the -wal file into it."""
+        self._db.close()
+
+    # -- reading
+
+    def snapshots(self) -> list[Snapshot]:
+        """Return all snapshots, oldest first."""
+        return [from_row(row) for row in self._rows(f"{_SELECT} ORDER BY created_ns, seq")]
+
+    def names(self) -> dict[str, str]:
+        """Return the name of each id."""
+        return {id: name for id, name in self._rows("SELECT id, name FROM snapshots")}  # noqa: C416  typed
+
+    def by_id(self, id: str) -> Snapshot | None:
+        """Return the snapshot with this whole id."""
+        return next((from_row(row) for row in self._rows(f"{_SELECT} WHERE id = ?", id)), None)
+
+    def by_name(self, name: str) -> Snapshot | None:
+        """Return the snapshot of this name."""
+        return next((from_row(row) for row in self._rows(f"{_SELECT} WHERE name = ?", name)), None)
+
+    def children(self, id: str) -> list[Snapshot]:
+        """Return the snapshots whose parent is ``id``, oldest first."""
+        return [from_row(row) for row in self._rows(f"{_SELECT} WHERE parent_id = ? ORDER BY created_ns, seq", id)]
+
+    def find(self, *, name: str | None = None, id: str | None = None) -> Snapshot:
+        """Return the snapshot of this name, or of this id or unique prefix of one.
+
+        :raises NoSuchSnapshot: where there is none.
+        :raises AmbiguousId, UsageError: where the prefix fits several, or is none.
+        """
+        if id is not None:
+            check_prefix(id)
+            whole = match_id(id, [row[0] for row in self._rows("SELECT id FROM snapshots")])
+            found = self.by_id(whole)
+        else:
+            found = self.by_name(name or "")
+        if found is None:
+            import difflib  # noqa: PLC0415  only an error needs it
+
+            alike = difflib.get_close_matches(name or "", self.names().values(), 3)
+            hint = f"Did you mean {' or '.join(alike)}?" if alike else "`snaptree list` shows all."
+            raise NoSuchSnapshot(f"There is no snapshot {printable(name or '')}.", hint)
+        return found
+
+    def count(self) -> int:
+        """Return how many snapshots there are."""
+        return int(next(self._rows("SELECT count(*) FROM snapshots"))[0])
+
+    def current(self) -> Current:
+        """Return the snapshot that the VM's state descends from now."""
+        state = dict(self._rows("SELECT key, value FROM state WHERE key IN ('current', 'current_why')"))
+        return Current(state.get("current", NIL), state.get("current_why", ""))
+
+    def history(self, limit: int | None = None) -> list[Entry]:
+        """Return the last ``limit`` entries of history, or all, oldest first."""
+        rows = self._rows(
+            "SELECT at_ns, action, name, id, from_id, from_name, client, duration_ms, pause_ms, result FROM history"
+            " ORDER BY seq DESC LIMIT ?",
+            -1 if limit is None else limit,
+        )
+        return [Entry(*row) for row in rows][::-1]
+
+    def journal(self) -> Journal | None:
+        """Return the operation under way, or the one that its supervisor left behind."""
+        for operation, started_ns, client, step, plan in self._rows(
+            "SELECT operation, started_ns, client, step, plan FROM journal"
+        ):
+            return Journal(operation, started_ns, client, json.loads(plan), step)
+        return None
+
+    # -- writing
+
+    def begin(self, journal: Journal) -> None:
+        """Note durably that an operation begins; there is only one at a time."""
+        with self._transaction() as db:
+            db.execute(
+                "INSERT INTO journal (only, operation, started_ns, client, step, plan) VALUES (1, ?, ?, ?, ?, ?)",
+                (journal.operation, journal.started_ns, journal.client, journal.step, json.dumps(dict(journal.plan))),
+            )
+
+    def set_step(self, step: str, plan: Mapping[str, object]) -> None:
+        """Note durably how far the operation under way has come."""
+        with self._transaction() as db:
+            db.execute("UPDATE journal SET step = ?, plan = ?", (step, json.dumps(dict(plan))))
+
+    def created(self, snapshot: Snapshot, entry: Entry) -> None:
+        """Add a snapshot, make it current, and end the operation."""
+        with self._ending(entry) as db:
+            db.execute(_INSERT, to_row(snapshot))
+            _set_current(db, Current(snapshot.id))
+
+    def loaded(self, id: str, entry: Entry) -> None:
+        """Make a snapshot current, and end the operation."""
+        with self._ending(entry) as db:
+            _set_current(db, Current(id))
+            db.execute("DELETE FROM state WHERE key = 'broken'")
+
+    def broken(self) -> str:
+        """Return why nothing may go on from the disks as they are; empty where all is well."""
+        return next((value for (value,) in self._rows("SELECT value FROM state WHERE key = 'broken'")), "")
+
+    def broke(self, why: str, entry: Entry) -> None:
+        """Say that the disks don't belong together, until the next load; ends the operation."""
+        with self._ending(entry) as db:
+            db.execute("INSERT OR REPLACE INTO state (key, value) VALUES ('broken', ?)", (why,))
+
+    def deleted(self, ids: Iterable[str], entries: Iterable[Entry], *, last: bool = True) -> None:
+        """Remove snapshots; their children, and current, go to their parents.  ``last`` ends the operation."""
+        with self._ending(*entries, last=last) as db:
+            for id in ids:
+                row = db.execute("SELECT parent_id FROM snapshots WHERE id = ?", (id,)).fetchone()
+                if row is None:
+                    continue
+                db.execute("UPDATE snapshots SET parent_id = ? WHERE parent_id = ?", (row[0], id))
+                db.execute("UPDATE state SET value = ? WHERE key = 'current' AND value = ?", (row[0], id))
+                db.execute("DELETE FROM snapshots WHERE id = ?", (id,))
+
+    def renamed(self, id: str, name: str, entry: Entry) -> None:
+        """Give a snapshot another name."""
+        with self._ending(entry) as db:
+            db.execute("UPDATE snapshots SET name = ? WHERE id = ?", (name, id))
+
+    def described(self, id: str, description: str, entry: Entry) -> None:
+        """Give a snapshot another description."""
+        with self._ending(entry) as db:
+            db.execute("UPDATE snapshots SET description = ? WHERE id = ?", (description, id))
+
+    def flawed(self, id: str, flaw: str) -> None:
+        """Mark a snapshot as not whole, with the reason; an empty one takes the mark away."""
+        with self._transaction() as db:
+            db.execute("UPDATE snapshots SET flaw = ? WHERE id = ?", (flaw, id))
+
+    def set_current(self, current: Current) -> None:
+        """Say what the VM's state descends from, or why that is unknown."""
+        with self._transaction() as db:
+            _set_current(db, current)
+
+    def ended(self, *entries: Entry) -> None:
+        """End an operation that changed nothing here, with the entries that say how it ended."""
+        with self._ending(*entries):
+            pass
+
+    # -- inside
+
+    def _rows(self, sql: str, *values: object) -> Iterator[tuple[Any, ...]]:
+        try:
+            yield from self._db.execute(sql, values)
+        except sqlite3.Error as error:
+            raise damaged(self._path, error) from error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            raise damaged(self._path, error) from error
+
+    @contextmanager
+    def _ending(self, *entries: Entry, last: bool = True) -> Iterator[sqlite3.Connection]:
+        with self._transaction() as db:
+            yield db
+            db.executemany(
+                "INSERT INTO history (at_ns, action, name, id, from_id, from_name, client, duration_ms, pause_ms, result)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [astuple(e) for e in entries],
+            )
+            if last:
+                db.execute("DELETE FROM journal")
+
+
+def _set_current(db: sqlite3.Connection, current: Current) -> None:
+    db.executemany(
+        "INSERT INTO state (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        [("current", current.id), ("current_why", current.why)],
+    )

@@ -1,0 +1,168 @@
+"""The lineage file: what the images' tags cannot hold, as append-only text.  Not for: being read at work.
+
+A tag holds name and parent as they were at creation.  What changes later (names, descriptions, parents after a
+delete, current) is lost with the catalog, so every change is appended here first::
+
+    snaptree-lineage 1
+    5f1b2c3d {"at": "2026-01-02T03:04:05.678Z", "do": "create", "snapshot": {…}}
+    0c9d8e7f {"at": "…", "do": "rename", "id": "…", "name": "…"}
+
+The first word of a line is the CRC-32 of the rest (without the space and the newline).  A line that a crash or a
+full disk cut is cut off again before the next is appended; a damaged line is skipped by readers, who count it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..model.errors import CatalogError
+from ..model.ids import NIL
+from ..model.snapshot import Snapshot, iso_time
+from .rows import from_record, to_record
+
+HEADER = b"snaptree-lineage 1\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """What a lineage file says.
+
+    :param current: the current snapshot's id; empty where it is unknown.
+    :param damaged: how many lines could not be read.
+    """
+
+    snapshots: tuple[Snapshot, ...]
+    current: str
+    damaged: int
+
+
+def create_record(snapshot: Snapshot) -> dict[str, Any]:
+    """A snapshot was created and is current."""
+    return {"do": "create", "snapshot": to_record(snapshot)}
+
+
+def load_record(id: str) -> dict[str, Any]:
+    """A snapshot was loaded and is current."""
+    return {"do": "load", "id": id}
+
+
+def delete_record(ids: Iterable[str]) -> dict[str, Any]:
+    """Snapshots were deleted, in this order; their children went to their parents."""
+    return {"do": "delete", "ids": list(ids)}
+
+
+def rename_record(id: str, name: str) -> dict[str, Any]:
+    """A snapshot got another name."""
+    return {"do": "rename", "id": id, "name": name}
+
+
+def describe_record(id: str, description: str) -> dict[str, Any]:
+    """A snapshot got another description."""
+    return {"do": "describe", "id": id, "description": description}
+
+
+def current_record(id: str) -> dict[str, Any]:
+    """What the VM's state descends from was found out; empty where it is unknown."""
+    return {"do": "current", "id": id}
+
+
+def format_line(at_ns: int, record: Mapping[str, Any]) -> bytes:
+    """Return the line of a record."""
+    text = json.dumps({"at": iso_time(at_ns), **record}, ensure_ascii=True).encode()
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def replay(data: bytes) -> Lineage:
+    """Return what the bytes of a lineage file say; never fails, damage is counted."""
+    snapshots: dict[str, Snapshot] = {}
+    current = NIL
+    damaged = 0 if not data or data.startswith(HEADER) else 1
+    for line in data.split(b"\n"):
+        if not line or line + b"\n" == HEADER:
+            continue
+        try:
+            checksum, _, text = line.partition(b" ")
+            if int(checksum, 16) != zlib.crc32(text):
+                raise ValueError("checksum")
+            current = _apply(json.loads(text), snapshots, current)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            damaged += 1
+    return Lineage(tuple(snapshots.values()), current, damaged)
+
+
+def _apply(record: dict[str, Any], snapshots: dict[str, Snapshot], current: str) -> str:
+    match record["do"]:
+        case "create":
+            snapshot = from_record(record["snapshot"])
+            snapshots[snapshot.id] = snapshot
+            return snapshot.id
+        case "load" | "current":
+            return str(record["id"])
+        case "delete":
+            for id in record["ids"]:
+                gone = snapshots.pop(id, None)
+                if gone is None:
+                    continue
+                for child in [s for s in snapshots.values() if s.parent_id == id]:
+                    snapshots[child.id] = replace(child, parent_id=gone.parent_id)
+                if current == id:
+                    current = gone.parent_id
+        case "rename":
+            snapshots[record["id"]] = replace(snapshots[record["id"]], name=str(record["name"]))
+        case "describe":
+            snapshots[record["id"]] = replace(snapshots[record["id"]], description=str(record["description"]))
+        case other:
+            raise ValueError(other)
+    return current
+
+
+def append(path: Path, at_ns: int, record: Mapping[str, Any]) -> None:
+    """Append a record durably.
+
+    Effects on failure: the file is as it was.
+
+    :raises CatalogError: where it cannot be written, for example because the disk is full.
+    """
+    line = format_line(at_ns, record)
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            end = _whole_lines(fd)
+            data = line if end else HEADER + line
+            try:
+                written = os.pwrite(fd, data, end)
+                if written != len(data):
+                    raise OSError(28, "No space left on device")
+                os.fsync(fd)
+            except OSError:
+                os.ftruncate(fd, end)
+                raise
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise CatalogError(
+            f"The lineage file {path} cannot be written: {error.strerror}.", "Make room, or check who may write there."
+        ) from error
+
+
+def _whole_lines(fd: int) -> int:
+    """Return where the last whole line ends, and cut off what a crash left behind it."""
+    size = os.fstat(fd).st_size
+    end = size
+    while end:
+        start = max(0, end - 65536)
+        chunk = os.pread(fd, end - start, start)
+        newline = chunk.rfind(b"\n")
+        if newline >= 0:
+            end = start + newline + 1
+            break
+        end = start
+    if end != size:
+        os.ftruncate(fd, end)
+    return end

@@ -1,0 +1,126 @@
+"""The catalog's tables and how a catalog file is opened.  Not for: what is written into them.
+
+Format version 1 (``PRAGMA user_version``), apart from the program's version.  WAL with ``synchronous=FULL``: a
+commit is durable when it returns (https://sqlite.org/pragma.html#pragma_synchronous).
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+
+from ..model.errors import CatalogError
+
+VERSION = 1
+APPLICATION_ID = 0x536E6150  # "SnaP"
+
+SCHEMA = """
+CREATE TABLE state (
+    key   TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE snapshots (
+    seq            INTEGER PRIMARY KEY AUTOINCREMENT,
+    id             TEXT NOT NULL UNIQUE,
+    name           TEXT NOT NULL UNIQUE,
+    parent_id      TEXT NOT NULL,
+    tag            TEXT NOT NULL UNIQUE,
+    created_ns     INTEGER NOT NULL,
+    vm_clock_ns    INTEGER NOT NULL,
+    memory         TEXT NOT NULL CHECK (memory IN ('full', 'pages', 'none')),
+    vm_state_size  INTEGER NOT NULL,
+    vmstate_device TEXT NOT NULL,
+    devices        TEXT NOT NULL,
+    machine        TEXT NOT NULL,
+    description    TEXT NOT NULL,
+    automatic      INTEGER NOT NULL CHECK (automatic IN (0, 1)),
+    flaw           TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX snapshots_parent ON snapshots (parent_id);
+
+CREATE TABLE history (
+    seq         INTEGER PRIMARY KEY AUTOINCREMENT,
+    at_ns       INTEGER NOT NULL,
+    action      TEXT NOT NULL,
+    name        TEXT NOT NULL,
+    id          TEXT NOT NULL,
+    from_id     TEXT NOT NULL,
+    from_name   TEXT NOT NULL,
+    client      TEXT NOT NULL,
+    duration_ms REAL NOT NULL,
+    pause_ms    REAL NOT NULL,
+    result      TEXT NOT NULL
+) STRICT;
+
+CREATE TRIGGER history_is_append_only_1 BEFORE UPDATE ON history BEGIN
+    SELECT RAISE(ABORT, 'history is append-only');
+END;
+CREATE TRIGGER history_is_append_only_2 BEFORE DELETE ON history BEGIN
+    SELECT RAISE(ABORT, 'history is append-only');
+END;
+
+CREATE TABLE journal (
+    only       INTEGER PRIMARY KEY CHECK (only = 1),
+    operation  TEXT NOT NULL,
+    started_ns INTEGER NOT NULL,
+    client     TEXT NOT NULL,
+    step       TEXT NOT NULL,
+    plan       TEXT NOT NULL
+) STRICT;
+"""
+
+
+def connect(path: Path, *, create: bool) -> sqlite3.Connection:
+    """Open the catalog at ``path``; the connection may move between threads, but only one may use it at a time.
+
+    :param create: make a new catalog where there is none.
+    :raises CatalogError: where there is none, it is no catalog, damaged, or of a newer version.
+    """
+    if not create and not path.exists():
+        raise CatalogError(f"There is no catalog at {path}.", "")
+    try:
+        if create:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
+    except (OSError, sqlite3.Error) as error:
+        raise CatalogError(f"The catalog {path} cannot be opened: {error}.", "Check who may write there.") from error
+    try:
+        _prepare(db, path, create)
+    except BaseException as error:
+        db.close()
+        if isinstance(error, sqlite3.Error):
+            raise damaged(path, error) from error
+        raise
+    return db
+
+
+def damaged(path: Path, error: sqlite3.Error) -> CatalogError:
+    """Return the error that says that SQLite could not use the catalog."""
+    return CatalogError(
+        f"The catalog {path} cannot be used: {error}.",
+        "The snapshots in the images are untouched; put the catalog back from a backup.",
+    )
+
+
+def _prepare(db: sqlite3.Connection, path: Path, create: bool) -> None:
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    (application,) = db.execute("PRAGMA application_id").fetchone()
+    (tables,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if version > VERSION and application == APPLICATION_ID:
+        raise CatalogError(
+            f"The catalog {path} has the format version {version}; this snaptree knows up to {VERSION}.",
+            "Use the snaptree that wrote it, or a newer one.",
+        )
+    if tables and (application != APPLICATION_ID or version != VERSION):
+        raise CatalogError(f"{path} is an SQLite file, but no catalog of snaptree.", "Move it away.")
+    if not tables and not create:
+        raise CatalogError(f"The catalog {path} is empty.", "Move it away, or put it back from a backup.")
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")
+    if not tables:
+        db.executescript(
+            f"BEGIN; {SCHEMA} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT;"
+        )

@@ -1,0 +1,1 @@
+"""Create, load, delete, rename as transactions over everything below; preflight and recovery."""

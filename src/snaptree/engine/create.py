@@ -1,0 +1,220 @@
+"""create: one new snapshot of the whole VM.  Not for: choosing a name."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from ..catalog.catalog import Current
+from ..catalog.history import Journal
+from ..catalog.lineage import create_record, current_record, delete_record
+from ..catalog.rows import from_record
+from ..model.errors import NameTaken, NotReady, QEMUFailed, QEMUGone, SnaptreeError, UsageError
+from ..model.ids import NIL, new_id
+from ..model.names import check_name, printable
+from ..model.snapshot import Device, Memory, Snapshot
+from ..model.tags import format_tag
+from ..qemu.blockdevs import BlockDevice
+from ..qemu.blockers import choose_vmstate_device
+from ..qemu.facts import Facts
+from ..qemu.jobs import new_job_id, run_job
+from . import images, tags, trace
+from .pause import paused
+from .status import create_reasons
+from .vm import VM, Stopwatch
+
+DESCRIPTION_MAX = 4096
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What an operation did."""
+
+    snapshot: Snapshot
+    duration_ms: float
+    pause_ms: float
+
+
+async def create(vm: VM, name: str, description: str = "", *, client: str, wait: bool = True) -> Done:
+    """Take a snapshot of the whole VM: all devices, device state, RAM.
+
+    Prerequisites: ``name`` is a name and free; :func:`~.status.create_reasons` finds nothing.
+    Effects on success: every writable device holds the snapshot under one tag; it is in the catalog, and current; the
+    VM runs exactly if it ran before.
+    Effects on failure: none; what was written of it is removed again, now or when the VM is next supervised.
+
+    :raises BadName, NameTaken, NotReady, Busy: before anything was changed.
+    :raises QEMUFailed: where QEMU could not save.
+    :raises QEMUGone: where QEMU ended meanwhile.
+    """
+    check_name(name)
+    check_description(description)
+    async with vm.operation("create", wait=wait):
+        vm.require_qemu()
+        clock = Stopwatch()
+        if await vm.disk(vm.catalog.by_name, name) is not None:
+            raise NameTaken(f"There is a snapshot {printable(name)} already.", "Choose another name, or delete or rename that one.")
+        facts = await vm.facts()
+        reasons = create_reasons(vm, facts)
+        if reasons:
+            raise NotReady(f"The VM {vm.place.name} cannot be snapshotted now: {reasons[0].message}", reasons[0].remedy, reasons)
+        plan = await _plan(vm, name, description, facts)
+        await vm.disk(images.flush, [d.file for d in facts.devices])
+        trace.point("create.planned")
+        await vm.disk(vm.catalog.begin, Journal("create", time.time_ns(), client, plan.to_json()))
+        trace.point("create.begun")
+        try:
+            await _save(vm, plan, clock)
+            snapshot = await finish(vm, plan)
+            trace.point("create.whole")
+            entry = await vm.entry("create", name, snapshot.id, client, clock=clock)
+            await vm.disk(vm.catalog.created, snapshot, entry)
+        except QEMUGone:
+            raise  # the journal stays: the next start finds out whether the snapshot is whole
+        except SnaptreeError as error:
+            await undo(vm, plan, client, clock, str(error))
+            raise
+        trace.point("create.done")
+        done = Done(snapshot, entry.duration_ms, entry.pause_ms)
+        vm.publish("SNAPSHOT_CREATED", {"name": name, "id": snapshot.id, "duration_ms": done.duration_ms})
+        return done
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that is needed to finish or undo a create: the snapshot as it will be, the nodes, the job."""
+
+    snapshot: dict[str, Any]
+    nodes: tuple[str, ...]
+    vmstate_node: str
+    job_id: str
+    was_running: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON object for the journal."""
+        return asdict(self)
+
+    @property
+    def tag(self) -> str:
+        """The tag on all devices."""
+        return str(self.snapshot["tag"])
+
+
+async def _plan(vm: VM, name: str, description: str, facts: Facts) -> Plan:
+    current = await vm.disk(vm.catalog.current)
+    parent_id = current.id or NIL
+    id = new_id()
+    vmstate = choose_vmstate_device(facts)
+    assert vmstate is not None  # create_reasons says so otherwise
+    devices = tuple(Device(d.device, d.node, d.file, d.size) for d in facts.devices)
+    memory: Memory = "full"
+    snapshot = {
+        "id": id,
+        "name": name,
+        "parent_id": parent_id,
+        "tag": format_tag(name, id, parent_id),
+        "memory": memory,
+        "vmstate_device": vmstate.device,
+        "devices": [asdict(d) for d in devices],
+        "machine": asdict(facts.machine),
+        "description": description,
+    }
+    return Plan(snapshot, tuple(d.node for d in facts.devices), vmstate.node, new_job_id(), facts.running)
+
+
+async def _save(vm: VM, plan: Plan, clock: Stopwatch) -> None:
+    async with paused(vm, clock, was_running=plan.was_running) as pause:
+        trace.point("create.paused")
+        await run_job(
+            vm.session,
+            "snapshot-save",
+            {"tag": plan.tag, "vmstate": plan.vmstate_node, "devices": list(plan.nodes)},
+            plan.job_id,
+        )
+        pause.check_untouched()
+        trace.point("create.saved")
+
+
+async def finish(vm: VM, plan: Plan) -> Snapshot:
+    """Check that the snapshot of ``plan`` is whole on all devices, make it durable, and note it in the lineage.
+
+    :raises QEMUFailed: where it is not whole.
+    """
+    facts = await vm.facts()
+    snapshot = whole(plan, facts.devices)
+    await vm.disk(images.flush, [d.file for d in snapshot.devices])
+    snapshot = await _doubt_parent(vm, snapshot)
+    await vm.append_lineage(create_record(snapshot))
+    return snapshot
+
+
+def whole(plan: Plan, devices: tuple[BlockDevice, ...]) -> Snapshot:
+    """Return the snapshot as the devices hold it.
+
+    :raises QEMUFailed: where a device doesn't hold it, or not the same one.
+    """
+    by_device = {device.device: device for device in devices}
+    found = {}
+    for recorded in plan.snapshot["devices"]:
+        name = recorded["device"]
+        device = by_device.get(name)
+        here = [s for s in device.snapshots if s.tag == plan.tag] if device else []
+        if len(here) != 1:
+            raise QEMUFailed(f"QEMU saved {plan.tag}, and {name} has it {len(here)} times.")
+        found[name] = here[0]
+    state = found[plan.snapshot["vmstate_device"]]
+    if state.vm_state_size == 0 or any(s.vm_clock_ns != state.vm_clock_ns for s in found.values()):
+        raise QEMUFailed(f"QEMU saved {plan.tag}, and its devices don't agree on VM clock and VM state.")
+    record = {
+        **plan.snapshot,
+        "created_ns": state.date_ns,
+        "vm_clock_ns": state.vm_clock_ns,
+        "vm_state_size": state.vm_state_size,
+        "automatic": False,
+        "flaw": "",
+    }
+    return from_record(record)
+
+
+async def _doubt_parent(vm: VM, snapshot: Snapshot) -> Snapshot:
+    """Take the parent back where the VM's clock shows that another monitor loaded something else meanwhile."""
+    parent = await vm.disk(vm.catalog.by_id, snapshot.parent_id)
+    if parent is None or snapshot.vm_clock_ns >= parent.vm_clock_ns:
+        return snapshot
+    why = (
+        f"The VM's clock was behind that of {parent.name} when {snapshot.name} was taken: another monitor of this QEMU"
+        " loaded another state in between."
+    )
+    log.warning("%s", why)
+    await vm.append_lineage(current_record(""))
+    await vm.disk(vm.catalog.set_current, Current("", why))
+    return replace(snapshot, parent_id=NIL)
+
+
+async def undo(vm: VM, plan: Plan, client: str, clock: Stopwatch, why: str) -> None:
+    """Remove what a create has written, and end it in the journal.
+
+    Effects on failure: the journal keeps it, and the next supervisor tries again.
+    """
+    name, id = plan.snapshot["name"], plan.snapshot["id"]
+    # A save that fails cleans up by name in QEMU, and not always whole; ours is the only snapshot of this tag.
+    await tags.remove(vm, plan.tag)
+    await vm.append_lineage(delete_record([id]))
+    entry = await vm.entry("create", name, id, client, clock=clock, result=f"failed: {why}")
+    await vm.disk(vm.catalog.ended, entry)
+    vm.publish(
+        "SNAPSHOT_FAILED",
+        {"name": name, "id": id, "duration_ms": entry.duration_ms, "operation": "create", "error": why},
+    )
+
+
+def check_description(description: str) -> None:
+    """:raises UsageError: where a description is too long to keep."""
+    if len(description) > DESCRIPTION_MAX:
+        raise UsageError(
+            f"The description has {len(description)} characters; {DESCRIPTION_MAX} fit.", "Shorten it."
+        )

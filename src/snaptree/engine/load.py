@@ -1,0 +1,256 @@
+"""load: bring the whole VM back to a snapshot.  Not for: a VM that doesn't run."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from ..catalog.history import Journal
+from ..catalog.lineage import load_record
+from ..model.errors import LoadIncomplete, NotReady, QEMUFailed, QEMUGone, SnaptreeError
+from ..model.snapshot import Snapshot
+from ..qemu.facts import Facts
+from ..qemu.jobs import new_job_id, run_job
+from . import images, trace
+from .create import Done
+from .pause import Pause, paused
+from .status import load_reasons
+from .vm import VM, Stopwatch
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that is needed to finish or undo a load.
+
+    :param files: the image of each device of the snapshot.
+    :param same: the devices whose content was that of the snapshot before already; only the others can tell whether
+        the load touched them.
+    """
+
+    id: str
+    name: str
+    tag: str
+    job_id: str
+    nodes: tuple[str, ...]
+    vmstate_node: str
+    files: dict[str, str]
+    same: tuple[str, ...]
+    was_running: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON object for the journal."""
+        return asdict(self)
+
+
+async def load(
+    vm: VM,
+    *,
+    name: str | None = None,
+    id: str | None = None,
+    allow_resize: bool = False,
+    client: str,
+    wait: bool = True,
+) -> Done:
+    """Bring the whole VM, all devices, device state and RAM, back to a snapshot.
+
+    Prerequisites: :func:`~.status.load_reasons` finds nothing.
+    Effects on success: every device and RAM are as they were; the snapshot is current; the VM runs exactly if it ran before.
+    Effects on failure: none where no device was touched.  Else the VM stays paused, ``status`` says which device is in
+    which state, and nothing but another load goes on from there.
+
+    :raises NoSuchSnapshot, AmbiguousId, UsageError, NotReady, Busy: before anything was changed.
+    :raises QEMUFailed: where QEMU could not load, and no device was touched.
+    :raises LoadIncomplete: where it stopped half way.
+    :raises QEMUGone: where QEMU ended meanwhile.
+    """
+    async with vm.operation("load", wait=wait):
+        vm.require_qemu()
+        clock = Stopwatch()
+        snapshot = await vm.disk(vm.catalog.find, name=name, id=id)
+        facts = await vm.facts()
+        reasons = load_reasons(facts, snapshot, allow_resize=allow_resize)
+        if reasons:
+            raise NotReady(f"{snapshot.name} cannot be loaded now: {reasons[0].message}", reasons[0].remedy, reasons)
+        plan = await vm.disk(_plan, snapshot, facts)
+        await vm.disk(images.flush, plan.files.values())
+        trace.point("load.planned")
+        await vm.disk(vm.catalog.begin, Journal("load", time.time_ns(), client, plan.to_json()))
+        trace.point("load.begun")
+        await perform(vm, plan, client, clock, reset_first=facts.reset_before_load)
+        return await finish(vm, plan, snapshot, client, clock)
+
+
+async def perform(vm: VM, plan: Plan, client: str, clock: Stopwatch, *, reset_first: bool) -> None:
+    """Let QEMU load, and find out how far it came where it could not.
+
+    :raises QEMUFailed, LoadIncomplete, QEMUGone: as :func:`load`.
+    """
+    try:
+        async with paused(vm, clock, was_running=plan.was_running) as pause:
+            plan = await _look_again(vm, plan)
+            trace.point("load.paused")
+            try:
+                if reset_first:
+                    await vm.session.execute("system_reset")
+                await run_job(
+                    vm.session,
+                    "snapshot-load",
+                    {"tag": plan.tag, "vmstate": plan.vmstate_node, "devices": list(plan.nodes)},
+                    plan.job_id,
+                )
+                await vm.disk(_verify, plan)
+            except QEMUGone:
+                raise
+            except SnaptreeError as error:
+                await failed(vm, plan, pause, client, clock, str(error))
+            trace.point("load.loaded")
+            vm.broken = ""
+    except LoadIncomplete:
+        raise
+    except QEMUGone:
+        raise  # the journal stays: the next start looks at the disks
+    except SnaptreeError as error:
+        await _undone(vm, plan, client, clock, str(error))
+        raise
+
+
+async def finish(vm: VM, plan: Plan, snapshot: Snapshot, client: str, clock: Stopwatch) -> Done:
+    """Note that the snapshot was loaded, and is current."""
+    await vm.append_lineage(load_record(snapshot.id))
+    entry = await vm.entry("load", snapshot.name, snapshot.id, client, clock=clock)
+    await vm.disk(vm.catalog.loaded, snapshot.id, entry)
+    trace.point("load.done")
+    vm.publish("SNAPSHOT_LOADED", {"name": snapshot.name, "id": snapshot.id, "duration_ms": entry.duration_ms})
+    return Done(snapshot, entry.duration_ms, entry.pause_ms)
+
+
+def _plan(snapshot: Snapshot, facts: Facts) -> Plan:
+    here = {device.device: device for device in facts.devices}
+    chosen = [here[recorded.device] for recorded in snapshot.devices]
+    files = {device.device: device.file for device in chosen}
+    return Plan(
+        id=snapshot.id,
+        name=snapshot.name,
+        tag=snapshot.tag,
+        job_id=new_job_id(),
+        nodes=tuple(device.node for device in chosen),
+        vmstate_node=here[snapshot.vmstate_device].node,
+        files=files,
+        same=_same(files, snapshot.tag),
+        was_running=facts.running,
+    )
+
+
+def again(plan: Plan, facts: Facts) -> Plan:
+    """Return the plan of the same load once more, in the QEMU that runs now."""
+    here = {device.device: device for device in facts.devices}
+    vmstate = next(device for device in facts.devices if any(s.vm_state_size for s in device.snapshots if s.tag == plan.tag))
+    return replace(
+        plan,
+        job_id=new_job_id(),
+        nodes=tuple(here[device].node for device in plan.files),
+        vmstate_node=vmstate.node,
+        files={device: here[device].file for device in plan.files},
+        was_running=facts.running,
+    )
+
+
+def _same(files: dict[str, str], tag: str) -> tuple[str, ...]:
+    return tuple(device for device, file in files.items() if images.at_snapshot(file, tag) is not False)
+
+
+async def _look_again(vm: VM, plan: Plan) -> Plan:
+    """Look at the disks now that nothing writes to them; journal it where the guest has changed one meanwhile."""
+    same = await vm.disk(_same, plan.files, plan.tag)
+    if same == plan.same:
+        return plan
+    plan = replace(plan, same=same)
+    await vm.disk(vm.catalog.set_step, "begun", plan.to_json())
+    return plan
+
+
+def _verify(plan: Plan) -> None:
+    """Make sure that every device was reverted, by its image.
+
+    :raises QEMUFailed: where one was not.
+    """
+    for device, file in plan.files.items():
+        if images.at_snapshot(file, plan.tag) is False:
+            raise QEMUFailed(f"QEMU says that it loaded {plan.name}, and {device} is not at it.")
+
+
+def states(plan: Plan) -> dict[str, str]:
+    """Say for each device what a load that failed has done to it: ``reverted``, ``untouched``, ``same`` or ``unknown``.
+
+    ``same``: its content was that of the snapshot before, so both words would be true.
+    """
+    found = {}
+    for device, file in plan.files.items():
+        at = images.at_snapshot(file, plan.tag)
+        if at is None:
+            found[device] = "unknown"
+        elif device in plan.same:
+            found[device] = "same"
+        else:
+            found[device] = "reverted" if at else "untouched"
+    return found
+
+
+def certainly_untouched(found: dict[str, str]) -> bool:
+    """Say whether a load that failed has certainly changed neither a device nor RAM.
+
+    QEMU reverts one device after the other and only then begins with RAM.  So where one device is untouched RAM is, and
+    where none is reverted nothing was changed.
+    """
+    words = set(found.values())
+    return "untouched" in words and not words & {"reverted", "unknown"}
+
+
+async def failed(vm: VM, plan: Plan, pause: Pause, client: str, clock: Stopwatch, why: str) -> None:
+    """Decide after a failed load whether the VM may continue.
+
+    :raises QEMUFailed: where nothing was touched.
+    :raises LoadIncomplete: where something was, or nobody knows; then the VM is marked as broken.
+    """
+    found = await vm.disk(states, plan)
+    if certainly_untouched(found):
+        raise QEMUFailed(why, "Nothing was changed; the VM is as it was.")
+    pause.stay = True
+    await mark_broken(vm, plan, found, client, clock, why)
+    raise LoadIncomplete(f"The load of {plan.name} failed half way: {why} {vm.broken}", remedy(plan))
+
+
+async def mark_broken(vm: VM, plan: Plan, found: dict[str, str], client: str, clock: Stopwatch, why: str) -> None:
+    """Note durably that the disks don't belong together, and end the load in the journal."""
+    vm.broken = f"The VM stays paused: {_words(plan, found)}, and RAM is of neither moment for certain."
+    entry = await vm.entry("load", plan.name, plan.id, client, clock=clock, result=f"incomplete: {why}")
+    await vm.disk(vm.catalog.broke, vm.broken, entry)
+    vm.publish(
+        "SNAPSHOT_FAILED",
+        {"name": plan.name, "id": plan.id, "duration_ms": entry.duration_ms, "operation": "load", "error": why},
+    )
+
+
+def remedy(plan: Plan) -> str:
+    """Return what to do after a load that failed half way."""
+    return f"Mend the cause and load {plan.name} again, or load another snapshot; any whole load makes the VM whole."
+
+
+def _words(plan: Plan, found: dict[str, str]) -> str:
+    says = {
+        "reverted": f"is at {plan.name}",
+        "untouched": "is as it was before the load",
+        "same": f"is at {plan.name}, where it was before",
+        "unknown": "is in an unknown state",
+    }
+    return ", ".join(f"{device} {says[word]}" for device, word in found.items())
+
+
+async def _undone(vm: VM, plan: Plan, client: str, clock: Stopwatch, why: str) -> None:
+    entry = await vm.entry("load", plan.name, plan.id, client, clock=clock, result=f"failed: {why}")
+    await vm.disk(vm.catalog.ended, entry)
+    vm.publish(
+        "SNAPSHOT_FAILED",
+        {"name": plan.name, "id": plan.id, "duration_ms": entry.duration_ms, "operation": "load", "error": why},
+    )

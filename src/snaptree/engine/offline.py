@@ -1,0 +1,100 @@
+"""What can be seen and changed of a VM that doesn't run, without QEMU.  Not for: its images' content."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from ..catalog.catalog import Catalog
+from ..model.errors import VMRuns
+from ..model.snapshot import Device, SnapshotJSON
+from ..places.files import read_json
+from ..places.lock import SupervisorLock
+from ..places.places import VMPlace
+from . import views
+from .rename import describe_in, rename_in
+
+T = TypeVar("T")
+
+
+def disks_of(place: VMPlace) -> dict[str, Device]:
+    """Return the VM's devices as they were when QEMU last ran, by name."""
+    recorded = (read_json(place.command) or {}).get("disks")
+    found = {}
+    for item in recorded if isinstance(recorded, list) else []:
+        device = Device(str(item["device"]), str(item["node"]), str(item["file"]), int(item["size"]))
+        found[device.device] = device
+    return found
+
+
+def snapshots(place: VMPlace, *, foreign: bool = False) -> list[SnapshotJSON]:
+    """Return the snapshots of a VM that doesn't run."""
+    with _reading(place) as catalog:
+        return views.snapshots(catalog, disks_of(place), foreign=foreign)
+
+
+def snapshot(place: VMPlace, *, name: str | None = None, id: str | None = None) -> dict[str, Any]:
+    """Return one snapshot of a VM that doesn't run, in full."""
+    with _reading(place) as catalog:
+        return views.snapshot(catalog, disks_of(place), name=name, id=id)
+
+
+def history(place: VMPlace, limit: int | None = None) -> list[dict[str, object]]:
+    """Return the history of a VM that doesn't run."""
+    with _reading(place) as catalog:
+        return views.history(catalog, limit)
+
+
+def current(place: VMPlace) -> dict[str, object]:
+    """Return the current snapshot of a VM that doesn't run."""
+    with _reading(place) as catalog:
+        return views.current(catalog)
+
+
+def broken(place: VMPlace) -> str:
+    """Return why nothing may go on from the disks as they are; empty where all is well."""
+    with _reading(place) as catalog:
+        return catalog.broken()
+
+
+def rename(place: VMPlace, new_name: str, *, name: str | None = None, id: str | None = None) -> None:
+    """Give a snapshot of a VM that doesn't run another name; see :func:`.rename.rename`."""
+    _changing(place, lambda c: rename_in(c, place, new_name, name=name, id=id, client=client_name()))
+
+
+def describe(place: VMPlace, description: str, *, name: str | None = None, id: str | None = None) -> None:
+    """Give a snapshot of a VM that doesn't run another description; see :func:`.rename.describe`."""
+    _changing(place, lambda c: describe_in(c, place, description, name=name, id=id, client=client_name()))
+
+
+def client_name() -> str:
+    """Return who we are, for history."""
+    try:
+        user = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        user = str(os.geteuid())
+    return f"{user} snaptree[{os.getpid()}]"
+
+
+@contextmanager
+def _reading(place: VMPlace) -> Iterator[Catalog]:
+    # A VM that was never started to the end has no catalog yet; an empty one says the same.
+    catalog = Catalog.open(place.catalog, create=not place.catalog.exists())
+    try:
+        yield catalog
+    finally:
+        catalog.close()
+
+
+def _changing(place: VMPlace, change: Callable[[Catalog], T]) -> T:
+    lock = SupervisorLock.take(place.lock)
+    if lock is None:
+        raise VMRuns(f"The VM {place.name} was just started.", "Try again.")
+    try:
+        with _reading(place) as catalog:
+            return change(catalog)
+    finally:
+        lock.release()

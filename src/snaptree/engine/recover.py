@@ -1,0 +1,155 @@
+"""Finish or undo what a dead supervisor left in the journal.  Not for: damage by others.
+
+What has passed its point of no return rolls forward (delete, a load that has begun to revert), everything before rolls
+back.  Whether QEMU is still the same process decides what can be known: the same one still has the job and its result.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from ..catalog.history import Journal
+from ..model.errors import LoadIncomplete, QEMUFailed, SnaptreeError
+from ..qemu.jobs import dismiss_leftovers, find_job, wait_job
+from . import create, delete, load
+from .pause import paused
+from .status import load_reasons
+from .vm import VM, Stopwatch
+
+log = logging.getLogger(__name__)
+
+
+async def recover(vm: VM, *, same_qemu: bool) -> str:
+    """Bring the VM to a whole state after a supervisor died in the middle of an operation.
+
+    Prerequisites: the caller holds the supervisor's lock; no client is served yet.
+    Effects: the journal is empty, and the VM runs if it ran when the operation began; or it is marked as broken and
+    paused.  Without a journal nothing but concluded jobs of ours is touched.
+
+    :param same_qemu: QEMU is the process in which the operation began.
+    :return: what was found and done, in a sentence; empty where nothing was to do.
+    """
+    vm.broken = await vm.disk(vm.catalog.broken)
+    journal = await vm.disk(vm.catalog.journal)
+    if journal is None:
+        await dismiss_leftovers(vm.session)
+        return ""
+    async with vm.operation("recovery"):
+        match journal.operation:
+            case "create":
+                said = await _create(vm, journal, same_qemu)
+            case "load":
+                said = await _load(vm, journal, same_qemu)
+            case "delete":
+                said = await _delete(vm, journal)
+            case other:
+                raise SnaptreeError(f"The journal holds an operation {other!r} that this snaptree doesn't know.")
+    await dismiss_leftovers(vm.session)
+    log.warning("%s", said)
+    return said
+
+
+async def _settle(vm: VM, job_id: str) -> str | None:
+    """Wait for a job that may still run; return its error (empty: it succeeded), or ``None`` where there is none."""
+    if await find_job(vm.session, job_id) is None:
+        return None
+    return (await wait_job(vm.session, job_id)).error
+
+
+async def _resume(vm: VM, was_running: bool, same_qemu: bool) -> None:
+    """Continue a VM that a dead supervisor has stopped."""
+    if same_qemu and was_running and not (await vm.facts()).running:
+        await vm.session.execute("cont")
+
+
+async def _create(vm: VM, journal: Journal, same_qemu: bool) -> str:
+    raw = dict(journal.plan)
+    plan = create.Plan(
+        raw["snapshot"], tuple(raw["nodes"]), raw["vmstate_node"], raw["job_id"], bool(raw["was_running"])
+    )
+    name = plan.snapshot["name"]
+    if same_qemu:
+        await _settle(vm, plan.job_id)
+    clock = Stopwatch()
+    try:
+        # QEMU writes the tag onto a device only when the VM state is whole, so a tag on all devices means all of it.
+        snapshot = await create.finish(vm, plan)
+    except QEMUFailed:
+        await create.undo(vm, plan, journal.client, clock, "its supervisor ended in the middle; removed")
+        await _resume(vm, plan.was_running, same_qemu)
+        return f"The create of {name}, which was cut off, has been undone."
+    await _resume(vm, plan.was_running, same_qemu)
+    entry = await vm.entry("create", name, snapshot.id, journal.client, clock=clock, result="ok, finished afterwards")
+    await vm.disk(vm.catalog.created, snapshot, entry)
+    return f"The create of {name}, which was cut off, has been finished."
+
+
+async def _load(vm: VM, journal: Journal, same_qemu: bool) -> str:
+    raw = dict(journal.plan)
+    plan = load.Plan(**{**raw, "nodes": tuple(raw["nodes"]), "same": tuple(raw["same"])})
+    clock = Stopwatch()
+    error = await _settle(vm, plan.job_id) if same_qemu else None
+    if error == "":
+        snapshot = await vm.disk(vm.catalog.find, id=plan.id)
+        vm.broken = ""
+        await load.finish(vm, plan, snapshot, journal.client, clock)
+        await _resume(vm, plan.was_running, same_qemu)
+        return f"The load of {plan.name}, which was cut off, has been finished."
+    found = await vm.disk(load.states, plan)
+    reverted = [device for device, word in found.items() if word == "reverted"]
+    untouched = [device for device, word in found.items() if word == "untouched"]
+    if error is not None and not load.certainly_untouched(found):
+        await load.mark_broken(vm, plan, found, journal.client, clock, error)
+        return f"The load of {plan.name} had failed half way. {vm.broken}"
+    if not reverted:
+        entry = await vm.entry("load", plan.name, plan.id, journal.client, clock=clock, result="failed: cut off; undone")
+        await vm.disk(vm.catalog.ended, entry)
+        await _resume(vm, plan.was_running, same_qemu)
+        return f"The load of {plan.name}, which was cut off, had changed nothing."
+    if not untouched and not same_qemu:
+        # All disks are at the snapshot; its RAM went with the old process, as in any cold start.
+        snapshot = await vm.disk(vm.catalog.find, id=plan.id)
+        await load.finish(vm, plan, snapshot, journal.client, clock)
+        return f"The load of {plan.name}, which was cut off, has reverted all disks; the VM starts cold from them."
+    return await _roll_forward(vm, plan, found, journal)
+
+
+async def _roll_forward(vm: VM, plan: load.Plan, found: dict[str, str], journal: Journal) -> str:
+    """Load again what was loaded onto some devices only."""
+    clock = Stopwatch()
+    snapshot = await vm.disk(vm.catalog.find, id=plan.id)
+    facts = await vm.facts()
+    reasons = load_reasons(facts, snapshot, allow_resize=True)
+    if not reasons:
+        fresh = load.again(plan, facts)
+        try:
+            await load.perform(vm, fresh, journal.client, clock, reset_first=facts.reset_before_load)
+        except LoadIncomplete:
+            return vm.broken
+        except QEMUFailed as error:
+            found = await vm.disk(load.states, plan)
+            async with paused(vm, clock, was_running=False) as pause:
+                pause.stay = True
+            await load.mark_broken(vm, plan, found, journal.client, clock, str(error))
+            return vm.broken
+        await load.finish(vm, fresh, snapshot, journal.client, clock)
+        return f"The load of {plan.name}, which was cut off half way, has been finished: the VM is at {plan.name}."
+    await load.mark_broken(vm, plan, found, journal.client, clock, reasons[0].message)
+    return vm.broken
+
+
+async def _delete(vm: VM, journal: Journal) -> str:
+    clock = Stopwatch()
+    doomed = []
+    for id in journal.plan["ids"]:
+        snapshot = await vm.disk(vm.catalog.by_id, id)
+        if snapshot is not None:
+            doomed.append(snapshot)
+    names = ", ".join(snapshot.name for snapshot in doomed)
+    if not doomed:
+        await vm.disk(vm.catalog.ended)
+        return ""
+    await delete.perform(vm, doomed, journal.client, clock)
+    return f"The delete of {names}, which was cut off, has been finished."
+
+

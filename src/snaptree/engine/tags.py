@@ -1,0 +1,34 @@
+"""Where a tag is on the VM's devices now, as QEMU has it, and taking it off again.  Not for: the catalog."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..model.errors import QEMUFailed
+from ..qemu.blockdevs import BlockDevice
+from ..qemu.jobs import new_job_id, run_job
+from .vm import VM
+
+
+def holding(devices: Iterable[BlockDevice], tag: str) -> list[BlockDevice]:
+    """Return the devices whose image has a snapshot of this tag."""
+    return [device for device in devices if any(s.tag == tag for s in device.snapshots)]
+
+
+async def remove(vm: VM, tag: str) -> None:
+    """Delete the snapshot ``tag`` from every device that has it.
+
+    A tag of ours holds a UUID, so what QEMU finds by this name is it and nothing else.
+
+    :raises QEMUFailed: where QEMU cannot; what it deleted already stays deleted.
+    """
+    left = holding((await vm.facts()).devices, tag)
+    if not left:
+        return
+    await run_job(
+        vm.session, "snapshot-delete", {"tag": tag, "devices": [device.node for device in left]}, new_job_id()
+    )
+    left = holding((await vm.facts()).devices, tag)
+    if left:
+        names = ", ".join(device.device for device in left)
+        raise QEMUFailed(f"QEMU says that it deleted {tag}, and {names} still has it.")

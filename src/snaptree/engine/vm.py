@@ -1,0 +1,161 @@
+"""A VM under care: what its operations share.  Not for: the operations, which are functions in their own files."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any, ParamSpec, TypeVar
+
+from ..catalog import lineage
+from ..catalog.catalog import Catalog, Current
+from ..catalog.history import Entry
+from ..model.errors import Busy, QEMUGone
+from ..model.ids import NIL
+from ..model.snapshot import Device
+from ..places.places import VMPlace
+from ..qemu.facts import Facts, StaticFacts, gather, gather_static
+from ..qemu.launch import Process
+from ..qemu.session import Event, Session
+from .presence import Table
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+class VM:
+    """One running VM and its catalog.
+
+    :ivar lock: held by the one operation that is under way.
+    :ivar gate: open while commands of clients may pass to QEMU; closed inside a pause of ours.
+    :ivar busy: the operation under way, for people; empty where there is none.
+    :ivar broken: why nothing may continue on the disks as they are (a load that failed half way); empty where all is well.
+    :ivar attached: the devices as they were when QEMU was last asked, by name.
+    :ivar tables: the snapshots in images that can't be read as files here, as QEMU last told, by device.
+    :ivar publish: called with the name and the data of every event of ours.
+    """
+
+    def __init__(self, place: VMPlace, catalog: Catalog, session: Session, process: Process | None) -> None:
+        self.place = place
+        self.catalog = catalog
+        self.session = session
+        self.process = process
+        self.lock = asyncio.Lock()
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.busy = ""
+        self.broken = ""
+        self.run_state = "running"
+        self.resumed = 0
+        self.attached: dict[str, Device] = {}
+        self.tables: dict[str, Table] = {}
+        self.publish: Callable[[str, dict[str, Any]], None] = lambda name, data: None
+        self._static: StaticFacts | None = None
+        # One thread: SQLite's connection is used by one at a time, and writes stay in order.
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="snaptree-disk")
+
+    async def disk(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run ``work``, which may block on the disk, outside the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._disk, lambda: work(*args, **kwargs))
+
+    async def facts(self) -> Facts:
+        """Ask QEMU about everything that decides whether a snapshot can be taken or loaded now."""
+        if self._static is None:
+            self._static = await gather_static(self.session.execute)
+        facts = await gather(self.session.execute, static=self._static, pid=self.process.pid if self.process else None)
+        self.run_state = facts.run_state
+        self.attached = {d.device: Device(d.device, d.node, d.file, d.size) for d in facts.devices}
+        return facts
+
+    @asynccontextmanager
+    async def operation(self, name: str, *, wait: bool = True) -> AsyncIterator[None]:
+        """Be the one operation on the VM.
+
+        :param wait: wait for another to end; else it is refused.
+        :raises Busy: where another is under way and ``wait`` is false.
+        """
+        if self.lock.locked() and not wait:
+            raise Busy(f"The VM {self.place.name} is busy with a {self.busy}.", "Try again later, or leave out --no-wait.")
+        async with self.lock:
+            self.busy = name
+            try:
+                yield
+            finally:
+                self.busy = ""
+
+    async def append_lineage(self, record: dict[str, Any]) -> None:
+        """Append a record to the lineage file, durably."""
+        await self.disk(lineage.append, self.place.lineage, time.time_ns(), record)
+
+    async def entry(
+        self, action: str, name: str, id: str, client: str, *, clock: Stopwatch, result: str = "ok"
+    ) -> Entry:
+        """Return an entry of history for what ends now."""
+        current = await self.disk(self.catalog.current)
+        from_name = await self.current_name(current)
+        return Entry(
+            time.time_ns(), action, name, id, current.id, from_name, client, clock.duration_ms(), clock.pause_ms(), result
+        )
+
+    async def current_name(self, current: Current) -> str:
+        """Return the name of the current snapshot; empty where there is none or it is unknown."""
+        if current.id in ("", NIL):
+            return ""
+        snapshot = await self.disk(self.catalog.by_id, current.id)
+        return snapshot.name if snapshot else ""
+
+    def on_event(self, event: Event) -> None:
+        """Follow QEMU's run state by its events."""
+        match event.get("event"):
+            case "RESUME":
+                self.resumed += 1
+                self.run_state = "running"
+            case "STOP":
+                self.run_state = "paused"
+            case "SHUTDOWN":
+                self.run_state = "shutdown"
+            case "GUEST_PANICKED":
+                self.run_state = "guest-panicked"
+
+    def require_qemu(self) -> None:
+        """:raises QEMUGone: where QEMU has ended."""
+        if self.session.closed.is_set():
+            raise QEMUGone(f"QEMU of the VM {self.place.name} has ended.", f"`snaptree run {self.place.name}` starts it again.")
+
+    def close(self) -> None:
+        """Close the catalog."""
+        self._disk.submit(self.catalog.close)
+        self._disk.shutdown(wait=True)
+
+
+class Stopwatch:
+    """Measures an operation and the pause within it."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self._pause_start: float | None = None
+        self._pause_s = 0.0
+
+    def stopped(self) -> None:
+        """The VM is about to stop."""
+        self._pause_start = time.perf_counter()
+
+    def resumed(self) -> None:
+        """The VM runs again."""
+        if self._pause_start is not None:
+            self._pause_s += time.perf_counter() - self._pause_start
+            self._pause_start = None
+
+    def duration_ms(self) -> float:
+        """Return the milliseconds since it was made."""
+        return round((time.perf_counter() - self._start) * 1000, 3)
+
+    def pause_ms(self) -> float:
+        """Return the milliseconds that the VM was stopped."""
+        running = time.perf_counter() - self._pause_start if self._pause_start is not None else 0.0
+        return round((self._pause_s + running) * 1000, 3)

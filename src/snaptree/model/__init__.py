@@ -1,0 +1,1 @@
+"""Snapshot, Tree, names, ids, tags, errors: pure data, no I/O."""

@@ -1,0 +1,1 @@
+"""Where things lie: the home of all VMs, their sockets, and who holds a VM now."""

@@ -1,0 +1,52 @@
+"""The lock that says who looks after a VM.  Not for: the locks of disk images, which are QEMU's.
+
+It is an open file description lock (fcntl(2)) on ``vms/VM/lock``: the kernel drops it when its holder dies, and
+one can ask whether it is held without taking it, so that asking never makes a start fail.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from pathlib import Path
+
+# struct flock of 64-bit Linux: l_type, l_whence, l_start, l_len, l_pid
+_FLOCK = struct.Struct("hh4xqqi4x")
+
+
+class SupervisorLock:
+    """The lock of one VM, held until :meth:`release` or the end of the process."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    @classmethod
+    def take(cls, path: Path) -> SupervisorLock | None:
+        """Take the lock; ``None`` where another process holds it.  Writes our pid into the file for people."""
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+        except (BlockingIOError, PermissionError):
+            os.close(fd)
+            return None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+        return cls(fd)
+
+    def release(self) -> None:
+        """Give it back."""
+        os.close(self._fd)
+
+
+def is_held(path: Path) -> bool:
+    """Say whether some process holds the lock, without taking it."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+        return int(_FLOCK.unpack(answer)[0]) != fcntl.F_UNLCK
+    finally:
+        os.close(fd)

@@ -1,0 +1,1 @@
+"""A QMP session to QEMU, jobs, block devices, blockers, launching."""

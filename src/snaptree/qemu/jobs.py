@@ -1,0 +1,84 @@
+"""Running one of QEMU's snapshot jobs to its end.  Not for: choosing what to run.
+
+A job's error is only in ``query-jobs``, and its id stays taken until ``job-dismiss``; both also after the client that
+started it is gone, which is how a later supervisor learns how the job of a dead one ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..model.errors import QEMUFailed
+from ..model.ids import new_id
+from .session import Session
+
+JOB_PREFIX = "snaptree-"
+POLL_FIRST_S = 0.0005
+POLL_LAST_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnd:
+    """How a job ended; ``error`` is QEMU's sentence, empty where it succeeded."""
+
+    id: str
+    error: str
+
+
+def new_job_id() -> str:
+    """Return a job id that was never used before."""
+    return JOB_PREFIX + new_id()
+
+
+async def run_job(session: Session, command: str, arguments: Mapping[str, object], job_id: str) -> None:
+    """Start a job and wait for its end.
+
+    :raises QEMUFailed: where QEMU refuses it, or the job ends with an error.
+    :raises QEMUGone: where QEMU ends meanwhile.
+    """
+    await session.execute(command, {"job-id": job_id, **arguments})
+    end = await wait_job(session, job_id)
+    if end.error:
+        raise QEMUFailed(f"QEMU's {command} failed: {end.error.rstrip('.')}.")
+
+
+async def wait_job(session: Session, job_id: str) -> JobEnd:
+    """Wait until the job has concluded, dismiss it, and return how it ended.
+
+    :raises QEMUFailed: where QEMU knows no such job.
+    """
+    pause_s = POLL_FIRST_S
+    while True:
+        job = await find_job(session, job_id)
+        if job is None:
+            raise QEMUFailed(f"QEMU knows no job {job_id}.")
+        if job["status"] == "concluded":
+            # The job is over; a failure to dismiss it leaves a line in query-jobs and nothing else.
+            with contextlib.suppress(QEMUFailed):
+                await session.execute("job-dismiss", {"id": job_id})
+            return JobEnd(job_id, str(job.get("error", "")))
+        await asyncio.sleep(pause_s)
+        pause_s = min(pause_s * 2, POLL_LAST_S)
+
+
+async def find_job(session: Session, job_id: str) -> dict[str, Any] | None:
+    """Return the job as ``query-jobs`` has it, or ``None``."""
+    jobs: list[dict[str, Any]] = await session.execute("query-jobs")
+    return next((job for job in jobs if job["id"] == job_id), None)
+
+
+async def dismiss_leftovers(session: Session, keep: str = "") -> list[JobEnd]:
+    """Dismiss every concluded job of ours but ``keep``; return how they had ended."""
+    ends = []
+    for job in await session.execute("query-jobs"):
+        if job["id"].startswith(JOB_PREFIX) and job["id"] != keep and job["status"] == "concluded":
+            with contextlib.suppress(QEMUFailed):
+                await session.execute("job-dismiss", {"id": job["id"]})
+            ends.append(JobEnd(job["id"], str(job.get("error", ""))))
+    return ends
+
+

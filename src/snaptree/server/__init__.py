@@ -1,0 +1,1 @@
+"""The QMP server (framer, session, our commands, monitor) and the supervisor."""

@@ -1,0 +1,300 @@
+"""A QEMU under care, from the first connection to its end.  Not for: starting it, nor for who may.
+
+It holds QEMU's one QMP connection, serves everybody else at ``qmp.sock``, and ends when QEMU does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..catalog.catalog import Catalog
+from ..engine.offline import disks_of
+from ..engine.recover import recover
+from ..engine.vm import VM
+from ..model.errors import OtherDisks, QEMUStartFailed, SnaptreeError
+from ..model.ids import NIL
+from ..model.names import printable
+from ..model.snapshot import Device
+from ..places.files import read_json, write_json
+from ..places.places import Running, VMPlace
+from ..places.process import identify
+from ..qemu import launch
+from ..qemu.session import Session
+from . import logs
+from .server import Server
+
+WATCH_S = 0.2
+QUIT_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The VM is served: what a caller wants to know.
+
+    :param notes: sentences for people (a cold start beside a snapshot with RAM, an operation that was finished).
+    """
+
+    name: str
+    qmp: str
+    qemu_pid: int | None
+    supervisor_pid: int
+    state: str
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How supervising ended.
+
+    :param words: what happened, for people.
+    :param failed: QEMU ended by itself with an error.
+    :param qemu_runs: QEMU goes on without us.
+    """
+
+    words: str
+    failed: bool = False
+    qemu_runs: bool = False
+
+
+class Supervised:
+    """A QEMU under our care, from the first connection to its end."""
+
+    def __init__(
+        self,
+        place: VMPlace,
+        process: launch.Process | None,
+        words: logs.QEMUWords,
+        *,
+        owns_qemu: bool,
+        foreground: bool,
+        attached: bool = False,
+    ) -> None:
+        self.place = place
+        self.process = process
+        self.words = words
+        self.owns_qemu = owns_qemu
+        self.foreground = foreground
+        self.attached = attached
+        self.session: Session | None = None
+        self.vm: VM | None = None
+        self.server: Server | None = None
+        self.notes: list[str] = []
+        self._asked_to_end: list[str] = []
+
+    def note_running(self, address: str) -> None:
+        """Write down which QEMU runs, so that the next supervisor finds it."""
+        qemu = identify(self.process.pid) if self.process else None
+        socket_path = str(self.place.runtime / "qmp.sock")
+        self.place.write_running(Running(qemu, address, socket_path, os.getpid(), self.attached))
+
+    async def connect(self, address: str) -> None:
+        """Connect to a QEMU that runs."""
+        self.session = await Session.connect(address, self._on_event)
+
+    async def connect_started(self, address: str) -> None:
+        """Connect to the QEMU that we have just started.
+
+        :raises QEMUStartFailed: where it ends instead, with its words.
+        """
+        assert self.process is not None
+        connecting = asyncio.create_task(Session.connect(address, self._on_event, timeout_s=None))
+        ending = asyncio.create_task(self.process.wait())
+        await asyncio.wait({connecting, ending}, return_when=asyncio.FIRST_COMPLETED)
+        if connecting.done() and connecting.exception() is None:
+            ending.cancel()
+            self.session = connecting.result()
+            return
+        connecting.cancel()
+        await asyncio.gather(connecting, return_exceptions=True)
+        try:
+            await asyncio.wait_for(ending, QUIT_TIMEOUT_S)
+        except TimeoutError:
+            self.process.kill()
+            await self.process.wait()
+        said = launch.last_words(self.place.qemu_log, self.words.start)
+        how = launch.describe_status(self.process.status)
+        raise QEMUStartFailed(
+            f"QEMU {how} before it could be used. It said: {said}" if said else f"QEMU {how} at its start, without a word.",
+            "Mend the command line; with the same words QEMU alone fails too.",
+        )
+
+    async def begin(self, record: dict[str, Any] | None, *, fresh: bool, same_qemu: bool, go: bool) -> None:
+        """Look at the VM, bring it to a whole state, and let it run.
+
+        :param record: what ``command.json`` shall say; ``None`` leaves it as it is.
+        :param go: QEMU waits for us to continue it.
+        :raises OtherDisks: where the VM of this name has others.
+        """
+        assert self.session is not None
+        catalog = Catalog.open(self.place.catalog, create=True)
+        self.vm = vm = VM(self.place, catalog, self.session, self.process)
+        facts = await vm.facts()
+        disks = [Device(d.device, d.node, d.file, d.size) for d in facts.devices]
+        if not fresh:
+            check_disks(self.place, disks)
+        old = read_json(self.place.command) or {}
+        write_json(self.place.command, {**(record if record is not None else old), "disks": [asdict(d) for d in disks]})
+        said = await recover(vm, same_qemu=same_qemu)
+        if said:
+            self.notes.append(said)
+        if vm.broken:
+            self.notes.append(f"{vm.broken} Load a snapshot: snaptree load {self.place.name} NAME.")
+        if not same_qemu and not self.attached:
+            await self._say_cold()
+        if go and not vm.broken and (await vm.facts()).run_state == "prelaunch":
+            await self.session.execute("cont")
+        self.server = Server(vm)
+        await self.server.listen(self.place.runtime / "qmp.sock")
+
+    async def _say_cold(self) -> None:
+        assert self.vm is not None
+        current = self.vm.catalog.current()
+        snapshot = self.vm.catalog.by_id(current.id) if current.id not in ("", NIL) else None
+        if snapshot is not None and snapshot.memory != "none":
+            self.notes.append(
+                f"{self.place.name} starts cold: its disks are as they were left, RAM is empty;"
+                f" `snaptree load {self.place.name} {snapshot.name}` goes back to its last snapshot with RAM."
+            )
+
+    async def serve(self, ready: Callable[[Ready], None]) -> End:
+        """Serve until QEMU has ended, or a signal asks us to end."""
+        assert self.vm is not None and self.session is not None and self.server is not None
+        loop = asyncio.get_running_loop()
+        asked = asyncio.Event()
+
+        def ask(name: str) -> None:
+            self._asked_to_end.append(name)
+            asked.set()
+
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, ask, number.name)
+        ready(
+            Ready(
+                self.place.name,
+                f"unix:{self.place.runtime / 'qmp.sock'}",
+                self.process.pid if self.process else None,
+                os.getpid(),
+                "running" if self.vm.run_state == "running" else "paused",
+                tuple(self.notes),
+            )
+        )
+        watching = asyncio.create_task(self._watch())
+        try:
+            ended = asyncio.create_task(self.session.closed.wait())
+            signalled = asyncio.create_task(asked.wait())
+            await asyncio.wait({ended, signalled}, return_when=asyncio.FIRST_COMPLETED)
+            signalled.cancel()
+            if not ended.done():
+                if not self.owns_qemu:
+                    async with self.vm.lock:  # what is under way ends first
+                        ended.cancel()
+                        await self.let_go(keep_running=True)
+                        pid = f" (pid {self.process.pid})" if self.process else ""
+                        words = f"QEMU{pid} runs on; `snaptree attach {self.place.name}` takes it up again."
+                        return End(words, qemu_runs=True)
+                await self._quit()
+                ended.cancel()
+            return await self._gone()
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+            self._relay()
+
+    async def _quit(self) -> None:
+        assert self.vm is not None and self.session is not None
+        async with self.vm.lock:  # what is under way ends first
+            with contextlib.suppress(SnaptreeError):
+                await self.session.execute("quit")
+
+    async def _gone(self) -> End:
+        """QEMU has ended, or its connection has."""
+        assert self.vm is not None and self.server is not None
+        asked = bool(self._asked_to_end) or self.server.quit_asked or self.vm.run_state == "shutdown"
+        if self.process is not None:
+            try:
+                await asyncio.wait_for(self.process.wait(), QUIT_TIMEOUT_S)
+            except TimeoutError:
+                await self.let_go(keep_running=True)
+                return End(
+                    f"QEMU (pid {self.process.pid}) has closed its QMP connection and runs on;"
+                    f" `snaptree attach {self.place.name}` takes it up again.",
+                    failed=True,
+                    qemu_runs=True,
+                )
+        await self.let_go(keep_running=False)
+        status = self.process.status if self.process else None
+        if status in (0, None) and (asked or status == 0):
+            return End("QEMU has ended.")
+        said = launch.last_words(self.place.qemu_log, self.words.start)
+        how = launch.describe_status(status)
+        return End(f"QEMU {how}. It said: {said}" if said else f"QEMU {how}, without a word.", failed=True)
+
+    async def let_go(self, *, keep_running: bool) -> None:
+        """Close everything of ours; QEMU is not touched."""
+        if self.server is not None:
+            await self.server.close()
+        if self.session is not None:
+            await self.session.close()
+        if self.vm is not None:
+            self.vm.close()
+        if not keep_running:
+            for path in (self.place.running_file, self.place.qemu_socket):
+                with contextlib.suppress(FileNotFoundError):
+                    path.unlink()
+
+    async def abandon(self) -> None:
+        """End a QEMU that was started and cannot be used; the guest has not run yet."""
+        if self.session is not None and not self.session.closed.is_set():
+            with contextlib.suppress(SnaptreeError):
+                await asyncio.wait_for(self.session.execute("quit"), QUIT_TIMEOUT_S)
+        if self.process is not None:
+            try:
+                await asyncio.wait_for(self.process.wait(), QUIT_TIMEOUT_S if self.session else 0)
+            except TimeoutError:
+                self.process.kill()
+                await self.process.wait()
+        await self.let_go(keep_running=False)
+
+    def _on_event(self, event: dict[str, Any]) -> None:
+        if self.vm is not None:
+            self.vm.on_event(event)
+        if self.server is not None:
+            self.server.broadcast(event)
+
+    async def _watch(self) -> None:
+        while True:
+            self._relay()
+            self.words.bound()
+            await asyncio.sleep(WATCH_S)
+
+    def _relay(self) -> None:
+        if self.foreground:
+            with contextlib.suppress(OSError):
+                data = self.words.new()
+                if data:
+                    os.write(sys.stderr.fileno(), data)
+
+
+def check_disks(place: VMPlace, disks: Sequence[Device]) -> None:
+    """Make sure that the VM has the disks that it had.
+
+    :raises OtherDisks: where it hasn't.
+    """
+    before = {device.file for device in disks_of(place).values()}
+    now = {device.file for device in disks}
+    if not before or before == now:
+        return
+    gone = ", ".join(printable(file) for file in sorted(before - now))
+    new = ", ".join(printable(file) for file in sorted(now - before))
+    what = "; ".join([f"without {gone}"] * bool(gone) + [f"with {new}"] * bool(new))
+    raise OtherDisks(
+        f"The VM {place.name} has other disks: this command line comes {what}.",
+        f"Choose another name for this VM, or end snaptree's care of the old one by `snaptree forget {place.name}`.",
+    )

@@ -1,0 +1,122 @@
+"""Running a supervisor: in the foreground, or detached from the caller.  Not for: what a supervisor does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import termios
+import traceback
+from collections.abc import Callable, Coroutine
+from dataclasses import asdict
+from typing import Any
+
+from ..model.errors import Interrupted, SnaptreeError, from_code
+from .care import End, Ready
+
+Work = Callable[[Callable[[Ready], None]], Coroutine[Any, Any, End]]
+
+
+def foreground(work: Work, ready: Callable[[Ready], None]) -> End:
+    """Supervise in this process until the end; the terminal is left as it was found.
+
+    :param ready: called once the VM is served.
+    :raises SnaptreeError: where it could not begin.
+    :raises Interrupted: where the user interrupted it before it was served.
+    """
+    terminal = None
+    with contextlib.suppress(termios.error, OSError, ValueError):
+        terminal = termios.tcgetattr(sys.stdin.fileno())
+    try:
+        return asyncio.run(_ending_by_signal(work, ready))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        raise Interrupted("Interrupted before the VM was served; QEMU was ended.") from None
+    finally:
+        if terminal is not None:
+            # A QEMU that was killed could not undo what its -nographic did to the terminal.
+            with contextlib.suppress(termios.error, OSError):
+                termios.tcsetattr(sys.stdin.fileno(), termios.TCSADRAIN, terminal)
+
+
+def detached(work: Work) -> Ready:
+    """Supervise in a process of its own, and return once the VM is served.
+
+    The process has a session of its own and none of our descriptors, so that a caller that waits for the end of our
+    output need not wait for the VM's.
+
+    :raises SnaptreeError: where it could not begin.
+    :raises Interrupted: where the user interrupted us; what was begun has ended.
+    """
+    read, write = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        _child(work, write)
+    os.close(write)
+    try:
+        with open(read, "rb") as pipe:
+            said = pipe.read()
+    except KeyboardInterrupt:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+        os.waitpid(pid, 0)
+        raise Interrupted("Interrupted before the VM was served.") from None
+    if not said:
+        os.waitpid(pid, 0)
+        raise SnaptreeError("The supervisor ended before the VM was served.", "Its last words are in supervisor.log in the VM's folder.")
+    value = json.loads(said)
+    if "error" in value:
+        os.waitpid(pid, 0)
+        raise from_code(**value["error"])
+    return Ready(**{**value, "notes": tuple(value["notes"])})
+
+
+def _child(work: Work, write: int) -> None:
+    """Be the detached supervisor; never returns."""
+    status = 1
+    try:
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd in (0, 1, 2):
+            os.dup2(null, fd)
+        keep = 3
+        os.dup2(write, keep)
+        os.closerange(keep + 1, os.sysconf("SC_OPEN_MAX"))
+        # QEMU must not inherit it, or the caller would wait for QEMU.
+        os.set_inheritable(keep, False)
+        told = []
+
+        def tell(value: dict[str, Any]) -> None:
+            if not told:
+                told.append(True)
+                with contextlib.suppress(OSError):
+                    os.write(keep, json.dumps(value).encode())
+                os.close(keep)
+
+        try:
+            end = asyncio.run(_ending_by_signal(work, lambda ready: tell(asdict(ready))))
+            status = int(end.failed)
+        except SnaptreeError as error:
+            tell({"error": {"code": error.code, "message": error.message, "remedy": error.remedy}})
+        except BaseException as error:  # noqa: BLE001  the caller must hear of it, whatever it is
+            import logging  # noqa: PLC0415
+
+            logging.getLogger(__name__).exception("the supervisor failed")
+            last = traceback.format_exception_only(error)[-1].strip()
+            tell({"error": {"code": "failed", "message": f"The supervisor failed: {last}.", "remedy": ""}})
+    finally:
+        os._exit(status)
+
+
+async def _ending_by_signal(work: Work, ready: Callable[[Ready], None]) -> End:
+    """Let SIGTERM and SIGHUP cancel the work as SIGINT does, until the supervisor has its own handlers."""
+    task = asyncio.current_task()
+    assert task is not None
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, task.cancel)
+    return await work(ready)

@@ -1,0 +1,100 @@
+"""The QMP server: who listens, who is connected, and events for all.  Not for: what one client says."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import pwd
+import socket
+import struct
+import time
+from pathlib import Path
+from typing import Any
+
+from ..engine.vm import VM
+from ..qemu.launch import listen
+from .encode import encode
+from .session import ClientSession
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 64
+
+
+class Server:
+    """Serves one VM to any number of clients.
+
+    :ivar quit_asked: a client has asked QEMU to quit.
+    """
+
+    def __init__(self, vm: VM) -> None:
+        self.vm = vm
+        self.quit_asked = False
+        self._clients: set[ClientSession] = set()
+        self._listeners: list[tuple[socket.socket, Path]] = []
+        vm.publish = self.publish
+
+    async def listen(self, path: Path) -> None:
+        """Serve at a Unix socket that only its owner can use."""
+        server = listen(path)
+        server.listen(BACKLOG)
+        server.setblocking(False)
+        self._listeners.append((server, path))
+        asyncio.get_running_loop().add_reader(server.fileno(), self._accept, server)
+
+    def publish(self, name: str, data: dict[str, Any]) -> None:
+        """Send an event of ours to every client."""
+        seconds, rest = divmod(time.time_ns(), 10**9)
+        self.broadcast(
+            {"timestamp": {"seconds": seconds, "microseconds": rest // 1000}, "event": name, "data": data}
+        )
+
+    def broadcast(self, event: dict[str, Any]) -> None:
+        """Send an event to every client that has negotiated."""
+        line = encode(event)
+        for client in list(self._clients):
+            client.send_event(line)
+
+    async def close(self) -> None:
+        """Stop listening, and end every session once what it was told has been sent."""
+        loop = asyncio.get_running_loop()
+        for server, path in self._listeners:
+            loop.remove_reader(server.fileno())
+            server.close()
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+        self._listeners.clear()
+        await asyncio.gather(*(client.close() for client in list(self._clients)), return_exceptions=True)
+
+    def _accept(self, server: socket.socket) -> None:
+        try:
+            connection, _ = server.accept()
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            log.warning("a client could not be accepted: %s", error)
+            return
+        pid, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        if uid not in (0, os.geteuid()):
+            log.warning("refused a client of the uid %d (pid %d)", uid, pid)
+            connection.close()
+            return
+        client = ClientSession(self.vm, connection, describe_client(pid, uid), self)
+        self._clients.add(client)
+        client.start(self._clients.discard)
+
+
+def describe_client(pid: int, uid: int) -> str:
+    """Return who a client is, for history and logs: user, program, pid."""
+    try:
+        user = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        user = str(uid)
+    try:
+        program = Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        program = "?"
+    program = "".join(c for c in program if c.isprintable())
+    return f"{user} {program}[{pid}]"

@@ -1,0 +1,265 @@
+"""One QMP client: its negotiation, its commands in order, its answers.  Not for: listening, nor for what commands do.
+
+Raw sockets instead of asyncio's streams, because descriptors travel beside the bytes (SCM_RIGHTS, unix(7)).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ..engine.vm import VM
+from ..model.errors import NotReady, QEMUGone, SnaptreeError
+from .commands import COMMANDS
+from .encode import encode
+from .framer import Framer, Garbage, Message
+from .logs import qmp_log
+from .refusals import check_passing, is_job_form
+from .request import QMPError, Request, check_request, read_arguments
+
+if TYPE_CHECKING:
+    from .server import Server
+
+log = logging.getLogger(__name__)
+
+QUEUE_MAX = 8
+"""Commands of one client that wait; QEMU's QMP_REQ_QUEUE_LEN_MAX."""
+UNSENT_MAX_BYTES = 16 << 20
+"""A client that leaves so much unread is dropped; QEMU's longest answers have under 1 MiB."""
+FDS_MAX = 16
+"""QEMU's TCP_MAX_FDS."""
+CLOSE_TIMEOUT_S = 1.0
+
+
+class ClientSession:
+    """A connected client."""
+
+    def __init__(self, vm: VM, connection: socket.socket, who: str, server: Server) -> None:
+        connection.setblocking(False)
+        self.who = who
+        self._vm = vm
+        self._server = server
+        self._socket = connection
+        self._framer = Framer()
+        self._negotiated = False
+        self._queue: deque[Message | Garbage | None] = deque()
+        self._wakeup = asyncio.Event()
+        self._fds: deque[int] = deque()
+        self._out = bytearray()
+        self._sent = asyncio.Event()
+        self._sent.set()
+        self._reading = False
+        self._gone = False
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self, done: Callable[[ClientSession], None]) -> None:
+        """Greet, and serve until the client goes; then call ``done``."""
+        self._task = asyncio.create_task(self._serve(), name=f"client {self.who}")
+        self._task.add_done_callback(lambda task: (done(self), task.cancelled() or task.exception()))
+        greeting = self._vm.session.greeting.get("QMP", {})
+        # Out-of-band execution is not offered: everything waits its turn at QEMU's one session.
+        self._send(encode({"QMP": {**greeting, "capabilities": []}}))
+        self._read_on()
+
+    def send_event(self, line: bytes) -> None:
+        """Send an event, if the client has negotiated."""
+        if self._negotiated:
+            self._send(line)
+
+    async def close(self) -> None:
+        """Let the client read what it was told, and end."""
+        # What the worker is doing may hold an answer that the client waits for; it has ended or failed by now.
+        for _ in range(3):
+            await asyncio.sleep(0)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._sent.wait(), CLOSE_TIMEOUT_S)
+        self._drop()
+        if self._task is not None and self._task is not asyncio.current_task():
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    # -- bytes
+
+    def _read_on(self) -> None:
+        if not self._reading and not self._gone:
+            self._reading = True
+            asyncio.get_running_loop().add_reader(self._socket.fileno(), self._readable)
+
+    def _read_off(self) -> None:
+        if self._reading:
+            self._reading = False
+            asyncio.get_running_loop().remove_reader(self._socket.fileno())
+
+    def _readable(self) -> None:
+        try:
+            data, fds, _, _ = socket.recv_fds(self._socket, 1 << 16, FDS_MAX)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data, fds = b"", []
+        if fds:
+            # As in QEMU, new descriptors replace those that no command has taken.
+            self._close_fds()
+            self._fds.extend(fds)
+        if not data:
+            self._read_off()
+            self._queue.append(None)
+        else:
+            self._queue.extend(self._framer.feed(data))
+            if len(self._queue) >= QUEUE_MAX:
+                self._read_off()
+        self._wakeup.set()
+
+    def _send(self, data: bytes) -> None:
+        if self._gone:
+            return
+        if not self._out:
+            try:
+                data = data[self._socket.send(data) :]
+            except (BlockingIOError, InterruptedError):
+                pass
+            except OSError:
+                self._drop()
+                return
+            if not data:
+                return
+            self._sent.clear()
+            asyncio.get_running_loop().add_writer(self._socket.fileno(), self._writable)
+        self._out += data
+        if len(self._out) > UNSENT_MAX_BYTES:
+            log.warning("dropped the client %s: it has left %d bytes unread", self.who, len(self._out))
+            self._drop()
+
+    def _writable(self) -> None:
+        try:
+            sent = self._socket.send(memoryview(self._out)[: 1 << 20])
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self._drop()
+            return
+        del self._out[:sent]
+        if not self._out:
+            asyncio.get_running_loop().remove_writer(self._socket.fileno())
+            self._sent.set()
+
+    def _drop(self) -> None:
+        if self._gone:
+            return
+        self._gone = True
+        self._read_off()
+        asyncio.get_running_loop().remove_writer(self._socket.fileno())
+        self._sent.set()
+        self._close_fds()
+        self._socket.close()
+        self._queue.append(None)
+        self._wakeup.set()
+
+    def _close_fds(self) -> None:
+        while self._fds:
+            os.close(self._fds.popleft())
+
+    # -- commands
+
+    async def _serve(self) -> None:
+        try:
+            while True:
+                while not self._queue:
+                    self._wakeup.clear()
+                    await self._wakeup.wait()
+                frame = self._queue.popleft()
+                if frame is None:
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._sent.wait(), CLOSE_TIMEOUT_S)
+                    return
+                if len(self._queue) < QUEUE_MAX and None not in self._queue:
+                    self._read_on()
+                reply = await self._answer(frame)
+                if reply is not None:
+                    self._send(encode(reply))
+        finally:
+            self._drop()
+
+    async def _answer(self, frame: Message | Garbage) -> dict[str, Any] | None:
+        if isinstance(frame, Garbage):
+            return {"error": {"class": "GenericError", "desc": frame.desc}}
+        extra: dict[str, Any] = {}
+        try:
+            request = check_request(frame.value)
+            if request.id_present:
+                extra = {"id": request.id}
+            reply = await self._execute(request, frame)
+        except QMPError as error:
+            if error.id_present:
+                extra = {"id": error.id}
+            reply = {"error": {"class": error.error_class, "desc": error.desc}}
+        except SnaptreeError as error:
+            reply = {"error": error_object(error)}
+        return {**reply, **extra}
+
+    async def _execute(self, request: Request, frame: Message) -> dict[str, Any]:
+        command, arguments = request.command, request.arguments
+        if not self._negotiated:
+            if command != "qmp_capabilities":
+                raise QMPError(
+                    "CommandNotFound", "Expecting capabilities negotiation with 'qmp_capabilities'"
+                )
+            read_capabilities(arguments)
+            self._negotiated = True
+            return {"return": {}}
+        if command == "qmp_capabilities":
+            raise QMPError("CommandNotFound", "Capabilities negotiation is already complete, command ignored")
+        ours = COMMANDS.get(command)
+        if ours is not None and not is_job_form(command, arguments):
+            checked = read_arguments(arguments, ours.arguments)
+            qmp_log.info("%s: %s", self.who, command)
+            # An operation that has begun goes on to its end, also when its client goes.
+            return {"return": await asyncio.shield(asyncio.ensure_future(ours.run(self._vm, checked, self.who)))}
+        check_passing(self._vm, command, arguments)
+        return await self._pass_on(request, frame)
+
+    async def _pass_on(self, request: Request, frame: Message) -> dict[str, Any]:
+        assert isinstance(frame.value, dict)
+        message = {key: value for key, value in frame.value.items() if key != "id"}
+        if request.command == "quit":
+            # What is under way ends first: a snapshot is whole or not there.
+            async with self._vm.lock:
+                self._server.quit_asked = True
+                return await self._vm.session.pass_on(message)
+        await self._vm.gate.wait()
+        qmp_log.info("%s: %s (passed on)", self.who, request.command)
+        return await self._vm.session.pass_on(message)
+
+
+def read_capabilities(arguments: dict[str, Any]) -> None:
+    """Check the arguments of qmp_capabilities; there is nothing to enable.
+
+    :raises QMPError: in QEMU's words.
+    """
+    for key in arguments:
+        if key != "enable":
+            raise QMPError("GenericError", f"Parameter '{key}' is unexpected")
+    if arguments.get("enable"):
+        raise QMPError("GenericError", f"Capability {arguments['enable'][0]} is not available")
+
+
+def error_object(error: SnaptreeError) -> dict[str, Any]:
+    """Return the error object of a failure of ours: QMP's members, and ours beside them."""
+    found: dict[str, Any] = {
+        "class": "GenericError",
+        "desc": str(error),
+        "code": error.code,
+        "message": error.message,
+        "remedy": error.remedy,
+    }
+    if isinstance(error, NotReady):
+        found["reasons"] = [reason.to_json() for reason in error.reasons]
+    if isinstance(error, QEMUGone):
+        found["desc"] = error.message
+    return found

@@ -1,0 +1,129 @@
+"""The supervisor: the one process that looks after one VM.  Not for: the command line's words about it.
+
+It holds the VM's lock from start to end.  Killed, it leaves QEMU running; the next one takes up again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ..model.errors import Refused, VMRuns
+from ..places.lock import SupervisorLock
+from ..places.places import VMPlace
+from ..places.process import identify
+from ..qemu import commandline, launch
+from . import logs
+from .care import End, Ready, Supervised
+from .find import absolute, command_of, cwd_of, find_process
+
+
+async def run(
+    place: VMPlace, argv: Sequence[str], cwd: Path, *, foreground: bool, ready: Callable[[Ready], None]
+) -> End:
+    """Start QEMU and look after it until it ends.
+
+    Prerequisites: no such VM runs; a stopped VM of this name has the same disks.
+    Effects on success: returns when QEMU has ended; a signal to end (SIGINT, SIGTERM, SIGHUP) quits QEMU first.
+    Effects on failure: QEMU doesn't run; a VM that did not exist before does not exist.
+
+    :raises VMRuns, OtherDisks, Refused, QEMUStartFailed: nothing was changed.
+    """
+    fresh = not place.exists()
+    place.make()
+    lock = take_lock(place)
+    try:
+        running = place.running()
+        if running and running.qemu and running.qemu.alive():
+            raise unsupervised(place, running.qemu.pid)
+        logs.set_up(place)
+        words = logs.QEMUWords(place.qemu_log)
+        listener = launch.listen(place.qemu_socket)
+        complete = commandline.with_monitor(list(argv), listener.fileno())
+        try:
+            process = launch.start(complete, cwd, place.qemu_log, inherit=[listener.fileno()], foreground=foreground)
+        finally:
+            listener.close()
+        supervised = Supervised(place, process, words, owns_qemu=True, foreground=foreground)
+        try:
+            qmp = f"unix:{place.qemu_socket}"
+            supervised.note_running(qmp)
+            await supervised.connect_started(qmp)
+            command = commandline.analyse(list(argv))
+            record = {"argv": list(argv), "cwd": str(cwd)}
+            await supervised.begin(record, fresh=fresh, same_qemu=False, go=not (command.paused or command.incoming))
+        except BaseException:
+            await supervised.abandon()
+            raise
+        fresh = False
+        return await supervised.serve(ready)
+    finally:
+        if fresh:
+            place.remove()
+        lock.release()
+
+
+async def attach(place: VMPlace, address: str | None, *, ready: Callable[[Ready], None]) -> End:
+    """Look after a QEMU that runs already, until it ends.
+
+    Prerequisites: nobody supervises the VM; nobody else uses QEMU's socket; a known VM has the same disks.
+    Effects on success: returns when QEMU has ended; a signal to end leaves QEMU running.
+    Effects on failure: none; QEMU runs on.
+
+    :param address: QEMU's QMP socket; ``None`` for the one that the VM had.
+    :raises VMRuns, OtherDisks, QEMUGone, ProtocolError: nothing was changed.
+    """
+    fresh = not place.exists()
+    if fresh and address is None:
+        raise Refused(f"There is no VM {place.name} yet.", f"Say where its QEMU listens: snaptree attach {place.name} --qmp unix:PATH.")
+    place.make()
+    lock = take_lock(place)
+    try:
+        known = place.running()
+        if address is None:
+            if known is None or not known.qemu_qmp:
+                raise Refused(
+                    f"It is not known where QEMU of the VM {place.name} listens.",
+                    f"Say it: snaptree attach {place.name} --qmp unix:PATH.",
+                )
+            address = known.qemu_qmp
+        logs.set_up(place)
+        address = absolute(address)
+        process = find_process(address, known)
+        words = logs.QEMUWords(place.qemu_log)
+        owns = known is not None and not known.attached and process is not None and known.qemu == identify(process.pid)
+        supervised = Supervised(place, process, words, owns_qemu=False, foreground=False, attached=not owns)
+        try:
+            await supervised.connect(address)
+            same = known is not None and process is not None and known.qemu == identify(process.pid)
+            supervised.note_running(address)
+            record = None if owns else {"argv": command_of(process), "cwd": cwd_of(process), "attached": address}
+            await supervised.begin(record, fresh=fresh, same_qemu=same, go=False)
+        except BaseException:
+            await supervised.let_go(keep_running=known is not None)
+            raise
+        fresh = False
+        return await supervised.serve(ready)
+    finally:
+        if fresh:
+            place.remove()
+        lock.release()
+
+
+def take_lock(place: VMPlace) -> SupervisorLock:
+    """Take the lock of a VM.
+
+    :raises VMRuns: where another supervisor has it.
+    """
+    lock = SupervisorLock.take(place.lock)
+    if lock is None:
+        raise VMRuns(f"The VM {place.name} runs already.", f"`snaptree stop {place.name}` ends it; or choose another name.")
+    return lock
+
+
+def unsupervised(place: VMPlace, pid: int) -> VMRuns:
+    """Return the error for a VM whose QEMU runs without a supervisor."""
+    return VMRuns(
+        f"QEMU of the VM {place.name} (pid {pid}) runs already, and nobody supervises it.",
+        f"`snaptree attach {place.name}` takes it up again.",
+    )
