@@ -7,9 +7,8 @@ import os
 from collections.abc import Iterable
 
 from ..model.errors import ImageError
-from ..qcow2.image import Image, same_state
+from ..qcow2.image import Image, list_snapshots
 from ..qcow2.table import ImageSnapshot
-from ..qcow2.image import list_snapshots
 
 
 def is_local(file: str) -> bool:
@@ -48,7 +47,7 @@ def at_snapshot(file: str, tag: str) -> bool | None:
         with Image.open(file) as image:
             for snapshot in image.snapshots():
                 if snapshot.tag == tag:
-                    return same_state(image.active_l1(), image.snapshot_l1(snapshot))
+                    return image.is_at(snapshot)
     except (ImageError, OSError):
         pass
     return None

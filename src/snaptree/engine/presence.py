@@ -7,14 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from ..model.ids import NIL
 from ..model.names import printable
 from ..model.snapshot import Memory, Snapshot, SnapshotJSON, date_integer, iso_time, snapshot_json
-from ..qcow2.table import ImageSnapshot
 
-Table = tuple[ImageSnapshot, ...]
+
+class Entry(Protocol):
+    """A snapshot in an image, as the qcow2 reader or QEMU tells it."""
+
+    @property
+    def tag(self) -> str: ...
+    @property
+    def date_ns(self) -> int: ...
+    @property
+    def vm_clock_ns(self) -> int: ...
+    @property
+    def vm_state_size(self) -> int: ...
+
+
+Table = Sequence[Entry]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +46,7 @@ class Presence:
 
     def __init__(self, disks: Iterable[Disk]) -> None:
         self.disks = tuple(disks)
-        self._by_tag: dict[str, dict[str, list[ImageSnapshot]]] = {
+        self._by_tag: dict[str, dict[str, list[Entry]]] = {
             disk.device: _index(disk.table or ()) for disk in self.disks
         }
         self._unreadable = {disk.device for disk in self.disks if disk.table is None}
@@ -45,7 +58,7 @@ class Presence:
     def problems(self, snapshot: Snapshot) -> list[str]:
         """Return every sentence that says why a snapshot is not whole; empty where it is."""
         found = [snapshot.flaw] if snapshot.flaw else []
-        clocks = set()
+        clocks: set[int] = set()
         for recorded in snapshot.devices:
             here = self._here(recorded.device, snapshot.tag)
             if recorded.device in self._unreadable:
@@ -68,7 +81,7 @@ class Presence:
         tags = {tag for index in self._by_tag.values() for tag in index} - set(known)
         return sorted((self._foreign(tag) for tag in tags), key=lambda s: (s["created"], s["name"]))
 
-    def _here(self, device: str, tag: str) -> list[ImageSnapshot]:
+    def _here(self, device: str, tag: str) -> list[Entry]:
         return self._by_tag.get(device, {}).get(tag, [])
 
     def _foreign(self, tag: str) -> SnapshotJSON:
@@ -106,8 +119,8 @@ class Presence:
         }
 
 
-def _index(table: Table) -> dict[str, list[ImageSnapshot]]:
-    index: dict[str, list[ImageSnapshot]] = {}
+def _index(table: Table) -> dict[str, list[Entry]]:
+    index: dict[str, list[Entry]] = {}
     for snapshot in table:
         index.setdefault(snapshot.tag, []).append(snapshot)
     return index

@@ -28,7 +28,7 @@ def presence_of(
             devices.setdefault(device.device, device)
     disks = []
     for device in devices.values():
-        table = images.table(device.file)
+        table: Table | None = images.table(device.file)
         if table is None and tables is not None:
             table = tables.get(device.device)
         disks.append(Disk(device.device, device.node, device.file, device.size, table))

@@ -70,6 +70,7 @@ class VM:
         facts = await gather(self.session.execute, static=self._static, pid=self.process.pid if self.process else None)
         self.run_state = facts.run_state
         self.attached = {d.device: Device(d.device, d.node, d.file, d.size) for d in facts.devices}
+        self.tables = {d.device: d.snapshots for d in facts.devices if not d.file.startswith("/")}
         return facts
 
     @asynccontextmanager

@@ -57,12 +57,12 @@ class Process:
         if self.ended():
             return
         loop = asyncio.get_running_loop()
-        done = loop.create_future()
+        done = asyncio.Event()
         # A second waiter would replace the first one's reader, so each watches a descriptor of its own.
         watch = os.dup(self.pidfd)
-        loop.add_reader(watch, lambda: done.done() or done.set_result(None))
+        loop.add_reader(watch, done.set)
         try:
-            await done
+            await done.wait()
         finally:
             loop.remove_reader(watch)
             os.close(watch)

@@ -88,7 +88,7 @@ def _child(work: Work, write: int) -> None:
         os.closerange(keep + 1, os.sysconf("SC_OPEN_MAX"))
         # QEMU must not inherit it, or the caller would wait for QEMU.
         os.set_inheritable(keep, False)
-        told = []
+        told: list[bool] = []
 
         def tell(value: dict[str, Any]) -> None:
             if not told:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..engine.vm import VM
 from ..model.errors import NotReady, QEMUGone, SnaptreeError
+from . import monitor
 from .commands import COMMANDS
 from .encode import encode
 from .framer import Framer, Garbage, Message
@@ -61,7 +62,7 @@ class ClientSession:
     def start(self, done: Callable[[ClientSession], None]) -> None:
         """Greet, and serve until the client goes; then call ``done``."""
         self._task = asyncio.create_task(self._serve(), name=f"client {self.who}")
-        self._task.add_done_callback(lambda task: (done(self), task.cancelled() or task.exception()))
+        self._task.add_done_callback(lambda task: self._ended(task, done))
         greeting = self._vm.session.greeting.get("QMP", {})
         # Out-of-band execution is not offered: everything waits its turn at QEMU's one session.
         self._send(encode({"QMP": {**greeting, "capabilities": []}}))
@@ -83,6 +84,11 @@ class ClientSession:
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+
+    def _ended(self, task: asyncio.Task[None], done: Callable[[ClientSession], None]) -> None:
+        done(self)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("the session of %s failed", self.who, exc_info=task.exception())
 
     # -- bytes
 
@@ -221,13 +227,20 @@ class ClientSession:
             qmp_log.info("%s: %s", self.who, command)
             # An operation that has begun goes on to its end, also when its client goes.
             return {"return": await asyncio.shield(asyncio.ensure_future(ours.run(self._vm, checked, self.who)))}
+        if command == "human-monitor-command":
+            line = arguments.get("command-line")
+            found = monitor.find(line) if isinstance(line, str) else None
+            if found is not None:
+                qmp_log.info("%s: %s (monitor)", self.who, str(line).split(" ", 1)[0])
+                answering = monitor.answer(self._vm, *found, self.who)
+                return {"return": await asyncio.shield(asyncio.ensure_future(answering))}
         check_passing(self._vm, command, arguments)
         return await self._pass_on(request, frame)
 
     async def _pass_on(self, request: Request, frame: Message) -> dict[str, Any]:
         assert isinstance(frame.value, dict)
         message = {key: value for key, value in frame.value.items() if key != "id"}
-        if request.command == "quit":
+        if request.command == "quit" or is_monitor_quit(request):
             # What is under way ends first: a snapshot is whole or not there.
             async with self._vm.lock:
                 self._server.quit_asked = True
@@ -235,6 +248,12 @@ class ClientSession:
         await self._vm.gate.wait()
         qmp_log.info("%s: %s (passed on)", self.who, request.command)
         return await self._vm.session.pass_on(message)
+
+
+def is_monitor_quit(request: Request) -> bool:
+    """Say whether this is ``quit`` typed at the human monitor."""
+    line = request.arguments.get("command-line")
+    return request.command == "human-monitor-command" and isinstance(line, str) and line.strip() in ("q", "quit")
 
 
 def read_capabilities(arguments: dict[str, Any]) -> None:
