@@ -11,7 +11,7 @@ from ..catalog.lineage import load_record
 from ..model.errors import LoadIncomplete, NotReady, QEMUFailed, QEMUGone, SnaptreeError
 from ..model.snapshot import Snapshot
 from ..qemu.facts import Facts
-from ..qemu.jobs import new_job_id, run_job
+from ..qemu.jobs import dismiss, new_job_id, run_job
 from . import images, trace
 from .create import Done
 from .pause import Pause, paused
@@ -98,6 +98,7 @@ async def perform(vm: VM, plan: Plan, client: str, clock: Stopwatch, *, reset_fi
                     "snapshot-load",
                     {"tag": plan.tag, "vmstate": plan.vmstate_node, "devices": list(plan.nodes)},
                     plan.job_id,
+                    keep=True,
                 )
                 await vm.disk(_verify, plan)
             except QEMUGone:
@@ -120,6 +121,7 @@ async def finish(vm: VM, plan: Plan, snapshot: Snapshot, client: str, clock: Sto
     await vm.append_lineage(load_record(snapshot.id))
     entry = await vm.entry("load", snapshot.name, snapshot.id, client, clock=clock)
     await vm.disk(vm.catalog.loaded, snapshot.id, entry)
+    await dismiss(vm.session, plan.job_id)
     trace.point("load.done")
     vm.publish("SNAPSHOT_LOADED", {"name": snapshot.name, "id": snapshot.id, "duration_ms": entry.duration_ms})
     return Done(snapshot, entry.duration_ms, entry.pause_ms)
@@ -142,7 +144,7 @@ def _plan(snapshot: Snapshot, facts: Facts) -> Plan:
     )
 
 
-def again(plan: Plan, facts: Facts) -> Plan:
+def again(plan: Plan, facts: Facts, *, was_running: bool) -> Plan:
     """Return the plan of the same load once more, in the QEMU that runs now."""
     here = {device.device: device for device in facts.devices}
     vmstate = next(device for device in facts.devices if any(s.vm_state_size for s in device.snapshots if s.tag == plan.tag))
@@ -152,7 +154,7 @@ def again(plan: Plan, facts: Facts) -> Plan:
         nodes=tuple(here[device].node for device in plan.files),
         vmstate_node=vmstate.node,
         files={device: here[device].file for device in plan.files},
-        was_running=facts.running,
+        was_running=was_running,
     )
 
 

@@ -49,11 +49,11 @@ async def recover(vm: VM, *, same_qemu: bool) -> str:
     return said
 
 
-async def _settle(vm: VM, job_id: str) -> str | None:
+async def _settle(vm: VM, job_id: str, *, keep: bool = False) -> str | None:
     """Wait for a job that may still run; return its error (empty: it succeeded), or ``None`` where there is none."""
     if await find_job(vm.session, job_id) is None:
         return None
-    return (await wait_job(vm.session, job_id)).error
+    return (await wait_job(vm.session, job_id, keep=keep)).error
 
 
 async def _resume(vm: VM, was_running: bool, same_qemu: bool) -> None:
@@ -88,7 +88,7 @@ async def _load(vm: VM, journal: Journal, same_qemu: bool) -> str:
     raw = dict(journal.plan)
     plan = load.Plan(**{**raw, "nodes": tuple(raw["nodes"]), "same": tuple(raw["same"])})
     clock = Stopwatch()
-    error = await _settle(vm, plan.job_id) if same_qemu else None
+    error = await _settle(vm, plan.job_id, keep=True) if same_qemu else None
     if error == "":
         snapshot = await vm.disk(vm.catalog.find, id=plan.id)
         vm.broken = ""
@@ -111,17 +111,17 @@ async def _load(vm: VM, journal: Journal, same_qemu: bool) -> str:
         snapshot = await vm.disk(vm.catalog.find, id=plan.id)
         await load.finish(vm, plan, snapshot, journal.client, clock)
         return f"The load of {plan.name}, which was cut off, has reverted all disks; the VM starts cold from them."
-    return await _roll_forward(vm, plan, found, journal)
+    return await _roll_forward(vm, plan, found, journal, same_qemu)
 
 
-async def _roll_forward(vm: VM, plan: load.Plan, found: dict[str, str], journal: Journal) -> str:
+async def _roll_forward(vm: VM, plan: load.Plan, found: dict[str, str], journal: Journal, same_qemu: bool) -> str:
     """Load again what was loaded onto some devices only."""
     clock = Stopwatch()
     snapshot = await vm.disk(vm.catalog.find, id=plan.id)
     facts = await vm.facts()
     reasons = load_reasons(facts, snapshot, allow_resize=True)
     if not reasons:
-        fresh = load.again(plan, facts)
+        fresh = load.again(plan, facts, was_running=plan.was_running and same_qemu)
         try:
             await load.perform(vm, fresh, journal.client, clock, reset_first=facts.reset_before_load)
         except LoadIncomplete:

@@ -34,20 +34,25 @@ def new_job_id() -> str:
     return JOB_PREFIX + new_id()
 
 
-async def run_job(session: Session, command: str, arguments: Mapping[str, object], job_id: str) -> None:
+async def run_job(
+    session: Session, command: str, arguments: Mapping[str, object], job_id: str, *, keep: bool = False
+) -> None:
     """Start a job and wait for its end.
+
+    :param keep: leave the concluded job in QEMU, so that a later supervisor can still learn how it ended; the caller
+        dismisses it once that is written down.
 
     :raises QEMUFailed: where QEMU refuses it, or the job ends with an error.
     :raises QEMUGone: where QEMU ends meanwhile.
     """
     await session.execute(command, {"job-id": job_id, **arguments})
-    end = await wait_job(session, job_id)
+    end = await wait_job(session, job_id, keep=keep)
     if end.error:
         raise QEMUFailed(f"QEMU's {command} failed: {end.error.rstrip('.')}.")
 
 
-async def wait_job(session: Session, job_id: str) -> JobEnd:
-    """Wait until the job has concluded, dismiss it, and return how it ended.
+async def wait_job(session: Session, job_id: str, *, keep: bool = False) -> JobEnd:
+    """Wait until the job has concluded, dismiss it unless ``keep``, and return how it ended.
 
     :raises QEMUFailed: where QEMU knows no such job.
     """
@@ -57,12 +62,17 @@ async def wait_job(session: Session, job_id: str) -> JobEnd:
         if job is None:
             raise QEMUFailed(f"QEMU knows no job {job_id}.")
         if job["status"] == "concluded":
-            # The job is over; a failure to dismiss it leaves a line in query-jobs and nothing else.
-            with contextlib.suppress(QEMUFailed):
-                await session.execute("job-dismiss", {"id": job_id})
+            if not keep:
+                await dismiss(session, job_id)
             return JobEnd(job_id, str(job.get("error", "")))
         await asyncio.sleep(pause_s)
         pause_s = min(pause_s * 2, POLL_LAST_S)
+
+
+async def dismiss(session: Session, job_id: str) -> None:
+    """Dismiss a concluded job; one that is gone, or can't be dismissed, leaves nothing but a line in ``query-jobs``."""
+    with contextlib.suppress(QEMUFailed):
+        await session.execute("job-dismiss", {"id": job_id})
 
 
 async def find_job(session: Session, job_id: str) -> dict[str, Any] | None:
@@ -76,8 +86,7 @@ async def dismiss_leftovers(session: Session, keep: str = "") -> list[JobEnd]:
     ends = []
     for job in await session.execute("query-jobs"):
         if job["id"].startswith(JOB_PREFIX) and job["id"] != keep and job["status"] == "concluded":
-            with contextlib.suppress(QEMUFailed):
-                await session.execute("job-dismiss", {"id": job["id"]})
+            await dismiss(session, job["id"])
             ends.append(JobEnd(job["id"], str(job.get("error", ""))))
     return ends
 

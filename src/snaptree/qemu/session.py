@@ -37,6 +37,11 @@ class Session:
         self._address = address
         self._on_event = on_event
         self._listener = client.events  # grows without bound unless somebody reads it
+        self._may_send = asyncio.Event()
+        self._may_send.set()
+        self._fd_turn = asyncio.Lock()
+        self._answered = asyncio.Event()
+        self._in_flight = 0
         self.closed = asyncio.Event()
         self.greeting: dict[str, Any] = {}
         self._pump_task: asyncio.Task[None] | None = None
@@ -95,11 +100,32 @@ class Session:
             raise QEMUFailed(f"QEMU's answer to {command}: {_sentence(str(error.get('desc', '')))}")
         return reply.get("return")
 
-    async def pass_on(self, message: Mapping[str, object]) -> dict[str, Any]:
+    async def pass_on(self, message: Mapping[str, object], *, fd: int | None = None) -> dict[str, Any]:
         """Send a command as it is and return QEMU's reply as it is, both without ``id``.
 
+        :param fd: a descriptor that goes with it (``getfd``, ``add-fd``); it stays the caller's to close.
         :raises QEMUGone: where the connection ends before the answer.
         """
+        if fd is None:
+            await self._may_send.wait()
+            return await self._exchange(message)
+        async with self._fd_turn:
+            # The descriptor travels with a byte of its own, past what still waits to be sent: so nothing may wait.
+            self._may_send.clear()
+            try:
+                while self._in_flight and not self.closed.is_set():
+                    self._answered.clear()
+                    await self._answered.wait()
+                try:
+                    self._client.send_fd_scm(fd)
+                except (QMPError, OSError) as error:
+                    raise QEMUGone(f"QEMU's QMP connection {self._address} has ended.") from error
+                return await self._exchange(message)
+            finally:
+                self._may_send.set()
+
+    async def _exchange(self, message: Mapping[str, object]) -> dict[str, Any]:
+        self._in_flight += 1
         try:
             reply: dict[str, Any] = {"return": await self._client.execute_msg(Message(message))}
         except ExecuteError as error:
@@ -111,6 +137,8 @@ class Session:
                 f" {printable(str(message.get('execute', '')))}."
             ) from error
         finally:
+            self._in_flight -= 1
+            self._answered.set()
             self.deliver()
         return reply
 

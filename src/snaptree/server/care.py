@@ -28,10 +28,25 @@ from ..places.process import identify
 from ..qemu import launch
 from ..qemu.session import Session
 from . import logs
+from .listeners import Address, TLSFiles
 from .server import Server
 
 WATCH_S = 0.2
 QUIT_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a user may ask of a supervisor beside the VM.
+
+    :param listen: further addresses to serve at.
+    :param tls: for those of them that are TCP.
+    :param allow_raw: let QEMU's own snapshot commands pass.
+    """
+
+    listen: tuple[Address, ...] = ()
+    tls: TLSFiles | None = None
+    allow_raw: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +90,7 @@ class Supervised:
         owns_qemu: bool,
         foreground: bool,
         attached: bool = False,
+        options: Options,
     ) -> None:
         self.place = place
         self.process = process
@@ -82,6 +98,7 @@ class Supervised:
         self.owns_qemu = owns_qemu
         self.foreground = foreground
         self.attached = attached
+        self.options = options
         self.session: Session | None = None
         self.vm: VM | None = None
         self.server: Server | None = None
@@ -135,12 +152,14 @@ class Supervised:
         assert self.session is not None
         catalog = Catalog.open(self.place.catalog, create=True)
         self.vm = vm = VM(self.place, catalog, self.session, self.process)
+        vm.allow_raw = self.options.allow_raw
         facts = await vm.facts()
         disks = [Device(d.device, d.node, d.file, d.size) for d in facts.devices]
         if not fresh:
             check_disks(self.place, disks)
         old = read_json(self.place.command) or {}
         write_json(self.place.command, {**(record if record is not None else old), "disks": [asdict(d) for d in disks]})
+        waits = facts.run_state == "prelaunch"
         said = await recover(vm, same_qemu=same_qemu)
         if said:
             self.notes.append(said)
@@ -148,10 +167,11 @@ class Supervised:
             self.notes.append(f"{vm.broken} Load a snapshot: snaptree load {self.place.name} NAME.")
         if not same_qemu and not self.attached:
             await self._say_cold()
-        if go and not vm.broken and (await vm.facts()).run_state == "prelaunch":
-            await self.session.execute("cont")
         self.server = Server(vm)
         await self.server.listen(self.place.runtime / "qmp.sock")
+        await self.server.listen_too(self.options.listen, self.options.tls)
+        if go and waits and not vm.broken:
+            await self.session.execute("cont")
 
     async def _say_cold(self) -> None:
         assert self.vm is not None

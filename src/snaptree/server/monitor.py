@@ -25,8 +25,11 @@ _RAW = {
 }
 
 
-def find(line: str) -> tuple[Monitor, str] | None:
-    """Return what answers a monitor command and its arguments; ``None`` where it is not ours."""
+def find(line: str, *, raw: bool = False) -> tuple[Monitor, str] | None:
+    """Return what answers a monitor command and its arguments; ``None`` where it is not ours.
+
+    :param raw: the user has asked for QEMU's own block snapshot commands.
+    """
     word, _, rest = line.strip().partition(" ")
     rest = rest.strip()
     if word == "info":
@@ -35,7 +38,7 @@ def find(line: str) -> tuple[Monitor, str] | None:
     if word in ("c", "cont"):
         return _cont, rest
     if word in _RAW:
-        return _refuse, word
+        return (None if raw else (_refuse, word))
     monitor = {"savevm": _savevm, "loadvm": _loadvm, "delvm": _delvm}.get(word)
     return (monitor, rest) if monitor else None
 

@@ -19,10 +19,10 @@ _JOB_FORMS = {
 }
 
 
-def check_passing(vm: VM, command: str, arguments: Mapping[str, Any]) -> None:
+def check_passing(command: str, arguments: Mapping[str, Any]) -> None:
     """Make sure that a command may pass to QEMU.
 
-    :raises Refused: where it would change snapshots behind the catalog, or continue a VM on mixed disks.
+    :raises Refused: where it would change snapshots behind the catalog.
     """
     remedy = _INSTEAD.get(command) or ("job-id" in arguments and _JOB_FORMS.get(command)) or ""
     if remedy:
@@ -32,6 +32,13 @@ def check_passing(vm: VM, command: str, arguments: Mapping[str, Any]) -> None:
             kind = action.get("type") if isinstance(action, dict) else None
             if kind == "blockdev-snapshot-internal-sync":
                 raise Refused(f"A transaction with {kind} would go around the lineage of the snapshots.", _INSTEAD[kind])
+
+
+def check_continuing(vm: VM, command: str) -> None:
+    """Make sure that nothing continues on disks that don't belong together.
+
+    :raises Refused: where ``command`` would.
+    """
     if command == "cont" and vm.broken:
         raise Refused(
             f"The VM cannot continue: a load failed half way. {vm.broken}",

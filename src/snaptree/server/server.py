@@ -10,11 +10,14 @@ import pwd
 import socket
 import struct
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..engine.vm import VM
+from ..model.errors import Refused
 from ..qemu.launch import listen
+from . import listeners
 from .encode import encode
 from .session import ClientSession
 
@@ -33,6 +36,7 @@ class Server:
         self.vm = vm
         self.quit_asked = False
         self._clients: set[ClientSession] = set()
+        self._tcp: list[asyncio.Server] = []
         self._listeners: list[tuple[socket.socket, Path]] = []
         vm.publish = self.publish
 
@@ -43,6 +47,19 @@ class Server:
         server.setblocking(False)
         self._listeners.append((server, path))
         asyncio.get_running_loop().add_reader(server.fileno(), self._accept, server)
+
+    async def listen_too(self, addresses: Sequence[listeners.Address], tls: listeners.TLSFiles | None) -> None:
+        """Serve at further addresses.
+
+        :raises Refused, UsageError: where one of them can't be had.
+        """
+        for address in addresses:
+            if address.path is not None:
+                if address.path.exists() and not address.path.is_socket():
+                    raise Refused(f"{address} cannot be listened at: there is a file.", "Choose another path.")
+                await self.listen(address.path)
+            else:
+                self._tcp.append(await listeners.serve_tcp(address, tls, self._adopt))
 
     def publish(self, name: str, data: dict[str, Any]) -> None:
         """Send an event of ours to every client."""
@@ -66,6 +83,8 @@ class Server:
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
         self._listeners.clear()
+        for tcp in self._tcp:
+            tcp.close()
         await asyncio.gather(*(client.close() for client in list(self._clients)), return_exceptions=True)
 
     def _accept(self, server: socket.socket) -> None:
@@ -81,7 +100,10 @@ class Server:
             log.warning("refused a client of the uid %d (pid %d)", uid, pid)
             connection.close()
             return
-        client = ClientSession(self.vm, connection, describe_client(pid, uid), self)
+        self._adopt(connection, describe_client(pid, uid))
+
+    def _adopt(self, connection: socket.socket, who: str) -> None:
+        client = ClientSession(self.vm, connection, who, self)
         self._clients.add(client)
         client.start(self._clients.discard)
 

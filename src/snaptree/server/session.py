@@ -21,8 +21,9 @@ from .commands import COMMANDS
 from .encode import encode
 from .framer import Framer, Garbage, Message
 from .logs import qmp_log
-from .refusals import check_passing, is_job_form
+from .refusals import check_continuing, check_passing, is_job_form
 from .request import QMPError, Request, check_request, read_arguments
+from .schema import merge_commands, merge_schema
 
 if TYPE_CHECKING:
     from .server import Server
@@ -229,12 +230,14 @@ class ClientSession:
             return {"return": await asyncio.shield(asyncio.ensure_future(ours.run(self._vm, checked, self.who)))}
         if command == "human-monitor-command":
             line = arguments.get("command-line")
-            found = monitor.find(line) if isinstance(line, str) else None
+            found = monitor.find(line, raw=self._vm.allow_raw) if isinstance(line, str) else None
             if found is not None:
                 qmp_log.info("%s: %s (monitor)", self.who, str(line).split(" ", 1)[0])
                 answering = monitor.answer(self._vm, *found, self.who)
                 return {"return": await asyncio.shield(asyncio.ensure_future(answering))}
-        check_passing(self._vm, command, arguments)
+        if not self._vm.allow_raw:
+            check_passing(command, arguments)
+        check_continuing(self._vm, command)
         return await self._pass_on(request, frame)
 
     async def _pass_on(self, request: Request, frame: Message) -> dict[str, Any]:
@@ -247,7 +250,18 @@ class ClientSession:
                 return await self._vm.session.pass_on(message)
         await self._vm.gate.wait()
         qmp_log.info("%s: %s (passed on)", self.who, request.command)
-        return await self._vm.session.pass_on(message)
+        if request.command in ("getfd", "add-fd") and self._fds:
+            fd = self._fds.popleft()
+            self._close_fds()  # as in QEMU, the first is taken and the others are gone
+            try:
+                return await self._vm.session.pass_on(message, fd=fd)
+            finally:
+                os.close(fd)
+        reply = await self._vm.session.pass_on(message)
+        if "return" in reply and request.command in ("query-commands", "query-qmp-schema"):
+            merge = merge_commands if request.command == "query-commands" else merge_schema
+            reply["return"] = merge(reply["return"])
+        return reply
 
 
 def is_monitor_quit(request: Request) -> bool:

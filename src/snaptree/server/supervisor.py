@@ -8,18 +8,27 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..model.errors import Refused, VMRuns
+from ..model.errors import NotReady, Refused, VMRuns
 from ..places.lock import SupervisorLock
 from ..places.places import VMPlace
 from ..places.process import identify
 from ..qemu import commandline, launch
-from . import logs
-from .care import End, Ready, Supervised
+from . import listeners, logs
+from .care import End, Options, Ready, Supervised
 from .find import absolute, command_of, cwd_of, find_process
 
 
+DEFAULT = Options()
+
+
 async def run(
-    place: VMPlace, argv: Sequence[str], cwd: Path, *, foreground: bool, ready: Callable[[Ready], None]
+    place: VMPlace,
+    argv: Sequence[str],
+    cwd: Path,
+    *,
+    foreground: bool,
+    ready: Callable[[Ready], None],
+    options: Options = DEFAULT,
 ) -> End:
     """Start QEMU and look after it until it ends.
 
@@ -29,6 +38,8 @@ async def run(
 
     :raises VMRuns, OtherDisks, Refused, QEMUStartFailed: nothing was changed.
     """
+    listeners.check(options.listen, options.tls)
+    refuse_command_line(argv, detached=not foreground)
     fresh = not place.exists()
     place.make()
     lock = take_lock(place)
@@ -44,7 +55,7 @@ async def run(
             process = launch.start(complete, cwd, place.qemu_log, inherit=[listener.fileno()], foreground=foreground)
         finally:
             listener.close()
-        supervised = Supervised(place, process, words, owns_qemu=True, foreground=foreground)
+        supervised = Supervised(place, process, words, owns_qemu=True, foreground=foreground, options=options)
         try:
             qmp = f"unix:{place.qemu_socket}"
             supervised.note_running(qmp)
@@ -63,7 +74,9 @@ async def run(
         lock.release()
 
 
-async def attach(place: VMPlace, address: str | None, *, ready: Callable[[Ready], None]) -> End:
+async def attach(
+    place: VMPlace, address: str | None, *, ready: Callable[[Ready], None], options: Options = DEFAULT
+) -> End:
     """Look after a QEMU that runs already, until it ends.
 
     Prerequisites: nobody supervises the VM; nobody else uses QEMU's socket; a known VM has the same disks.
@@ -73,6 +86,7 @@ async def attach(place: VMPlace, address: str | None, *, ready: Callable[[Ready]
     :param address: QEMU's QMP socket; ``None`` for the one that the VM had.
     :raises VMRuns, OtherDisks, QEMUGone, ProtocolError: nothing was changed.
     """
+    listeners.check(options.listen, options.tls)
     fresh = not place.exists()
     if fresh and address is None:
         raise Refused(f"There is no VM {place.name} yet.", f"Say where its QEMU listens: snaptree attach {place.name} --qmp unix:PATH.")
@@ -92,7 +106,9 @@ async def attach(place: VMPlace, address: str | None, *, ready: Callable[[Ready]
         process = find_process(address, known)
         words = logs.QEMUWords(place.qemu_log)
         owns = known is not None and not known.attached and process is not None and known.qemu == identify(process.pid)
-        supervised = Supervised(place, process, words, owns_qemu=False, foreground=False, attached=not owns)
+        supervised = Supervised(
+            place, process, words, owns_qemu=False, foreground=False, attached=not owns, options=options
+        )
         try:
             await supervised.connect(address)
             same = known is not None and process is not None and known.qemu == identify(process.pid)
@@ -108,6 +124,16 @@ async def attach(place: VMPlace, address: str | None, *, ready: Callable[[Ready]
         if fresh:
             place.remove()
         lock.release()
+
+
+def refuse_command_line(argv: Sequence[str], *, detached: bool) -> None:
+    """Make sure that QEMU's command line can be looked after.
+
+    :raises Refused: where it holds what would go around us, with every reason.
+    """
+    reasons = commandline.refusals(commandline.analyse(list(argv)), detached)
+    if reasons:
+        raise NotReady(f"This QEMU command line cannot be run here: {reasons[0].message}", reasons[0].remedy, reasons)
 
 
 def take_lock(place: VMPlace) -> SupervisorLock:

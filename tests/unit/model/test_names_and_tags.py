@@ -105,9 +105,9 @@ def test_a_new_id_is_an_id_and_never_the_same() -> None:
 
 
 def test_every_error_is_found_by_its_code() -> None:
-    codes = [error.code for error in all_errors()]
-    assert len(codes) == len(set(codes))
-    for error in all_errors():
+    own = [error for error in all_errors() if "code" in vars(error)]
+    assert len({error.code for error in own}) == len(own) >= 20
+    for error in own:
         assert type(from_code(error.code, "m", "r")) is error
 
 
