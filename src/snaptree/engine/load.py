@@ -12,6 +12,7 @@ from ..model.errors import LoadIncomplete, NotReady, QEMUFailed, QEMUGone, Snapt
 from ..model.snapshot import Snapshot
 from ..qemu.facts import Facts
 from ..qemu.jobs import dismiss, new_job_id, run_job
+from ..qemu.reset import reset_for_load
 from . import images, trace
 from .create import Done
 from .pause import Pause, paused
@@ -92,7 +93,7 @@ async def perform(vm: VM, plan: Plan, client: str, clock: Stopwatch, *, reset_fi
             trace.point("load.paused")
             try:
                 if reset_first:
-                    await vm.session.execute("system_reset")
+                    await reset_for_load(vm.session.execute, no_reboot=vm.no_reboot)
                 await run_job(
                     vm.session,
                     "snapshot-load",

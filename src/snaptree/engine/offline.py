@@ -14,7 +14,8 @@ from ..model.snapshot import Device, SnapshotJSON
 from ..places.files import read_json
 from ..places.lock import SupervisorLock
 from ..places.places import VMPlace
-from . import views
+from ..qemu import img
+from . import images, views
 from .rename import describe_in, rename_in
 
 T = TypeVar("T")
@@ -70,6 +71,35 @@ def describe(place: VMPlace, description: str, *, name: str | None = None, id: s
     _changing(place, lambda c: describe_in(c, place, description, name=name, id=id, client=client_name()))
 
 
+def forget(place: VMPlace, *, snapshots: bool = False) -> None:
+    """End our care of a VM that doesn't run: its folder goes, its images stay.
+
+    :param snapshots: delete its snapshots from its images first.
+    Effects on failure: the VM is as it was, but for the snapshots that were deleted already; it can be tried again.
+
+    :raises VMRuns: where it runs.
+    :raises ImageError: where an image is in use, or can't be changed.
+    """
+    lock = _lock(place)
+    try:
+        if snapshots:
+            with _reading(place) as catalog:
+                _delete_all(catalog, disks_of(place))
+        place.remove()
+    finally:
+        lock.release()
+
+
+def _delete_all(catalog: Catalog, disks: dict[str, Device]) -> None:
+    known = catalog.snapshots()
+    files = {device.file for device in disks.values()} | {d.file for snapshot in known for d in snapshot.devices}
+    ours = {snapshot.tag for snapshot in known}
+    for file in sorted(files):
+        for entry in images.table(file) or ():
+            if entry.tag in ours:
+                img.delete_snapshot(file, entry.tag)
+
+
 def client_name() -> str:
     """Return who we are, for history."""
     try:
@@ -89,10 +119,15 @@ def _reading(place: VMPlace) -> Iterator[Catalog]:
         catalog.close()
 
 
-def _changing(place: VMPlace, change: Callable[[Catalog], T]) -> T:
+def _lock(place: VMPlace) -> SupervisorLock:
     lock = SupervisorLock.take(place.lock)
     if lock is None:
-        raise VMRuns(f"The VM {place.name} was just started.", "Try again.")
+        raise VMRuns(f"The VM {place.name} runs.", f"`snaptree stop {place.name}` ends it.")
+    return lock
+
+
+def _changing(place: VMPlace, change: Callable[[Catalog], T]) -> T:
+    lock = _lock(place)
     try:
         with _reading(place) as catalog:
             return change(catalog)

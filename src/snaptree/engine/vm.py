@@ -36,6 +36,7 @@ class VM:
     :ivar busy: the operation under way, for people; empty where there is none.
     :ivar broken: why nothing may continue on the disks as they are (a load that failed half way); empty where all is well.
     :ivar allow_raw: QEMU's own snapshot commands may pass, because the user insists.
+    :ivar no_reboot: QEMU was started with -no-reboot.
     :ivar attached: the devices as they were when QEMU was last asked, by name.
     :ivar tables: the snapshots in images that can't be read as files here, as QEMU last told, by device.
     :ivar publish: called with the name and the data of every event of ours.
@@ -52,6 +53,7 @@ class VM:
         self.busy = ""
         self.broken = ""
         self.allow_raw = False
+        self.no_reboot = False
         self.run_state = "running"
         self.resumed = 0
         self.attached: dict[str, Device] = {}

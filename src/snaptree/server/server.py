@@ -9,7 +9,6 @@ import os
 import pwd
 import socket
 import struct
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from ..engine.vm import VM
 from ..model.errors import Refused
 from ..qemu.launch import listen
 from . import listeners
-from .encode import encode
+from .encode import encode, event
 from .session import ClientSession
 
 log = logging.getLogger(__name__)
@@ -63,14 +62,13 @@ class Server:
 
     def publish(self, name: str, data: dict[str, Any]) -> None:
         """Send an event of ours to every client."""
-        seconds, rest = divmod(time.time_ns(), 10**9)
-        self.broadcast(
-            {"timestamp": {"seconds": seconds, "microseconds": rest // 1000}, "event": name, "data": data}
-        )
+        self._broadcast(event(name, data))
 
     def broadcast(self, event: dict[str, Any]) -> None:
-        """Send an event to every client that has negotiated."""
-        line = encode(event)
+        """Send an event of QEMU's to every client that has negotiated."""
+        self._broadcast(encode(event))
+
+    def _broadcast(self, line: bytes) -> None:
         for client in list(self._clients):
             client.send_event(line)
 

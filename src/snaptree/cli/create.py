@@ -1,0 +1,46 @@
+"""``snaptree create``: take a snapshot.  Not for: how it is taken."""
+
+from __future__ import annotations
+
+import argparse
+
+from . import output, progress
+from .command import Command, Parser, add_json, add_no_wait, add_vm
+from .outcome import outcome, sentence
+from .source import connected, find_vm
+
+
+def arguments(parser: Parser) -> None:
+    """Add the arguments."""
+    add_vm(parser)
+    parser.add_argument("name", metavar="NAME", help="the new snapshot's name, unique in the VM")
+    parser.add_argument("-m", "--message", metavar="TEXT", help="a description")
+    add_no_wait(parser)
+    add_json(parser)
+
+
+def act(args: argparse.Namespace) -> int:
+    """Create it, and say so."""
+    request = {"name": args.name, "wait": not args.no_wait}
+    if args.message is not None:
+        request["description"] = args.message
+    with connected(find_vm(args.vm)) as client, progress.shown(f"creating {args.name}"):
+        client.execute("snapshot-create", request)
+        done = outcome(client, "create", "SNAPSHOT_CREATED", {"name": args.name})
+    if args.json:
+        output.document(done)
+    else:
+        output.say(sentence("created", done))
+    return 0
+
+
+COMMAND = Command(
+    name="create",
+    description="""\
+Take a snapshot of the whole VM: all its devices, its device state and its RAM, of one moment.
+The VM pauses meanwhile, and runs on if it ran. The snapshot's parent is the current one; then it is current itself.
+What stands in the way is said before anything is touched; `snaptree status VM` says it too.""",
+    arguments=arguments,
+    act=act,
+    examples=('snaptree create dev before-upgrade -m "clean install"',),
+)

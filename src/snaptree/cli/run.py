@@ -1,0 +1,62 @@
+"""``snaptree run``: start QEMU and look after it.  Not for: what a supervisor does."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..model.errors import UsageError
+from ..places.places import Places
+from . import progress, served
+from .command import Command, Parser, add_json, add_vm
+
+if TYPE_CHECKING:
+    from ..server.care import End, Ready
+
+
+def arguments(parser: Parser) -> None:
+    """Add the arguments; QEMU's own stand after ``--``, where no parser of ours looks."""
+    add_vm(parser)
+    parser.add_argument("--detach", action="store_true", help="return once the VM is served")
+    add_json(parser)
+
+
+def act(args: argparse.Namespace) -> int:
+    """Start it and look after it until it ends; with --detach return once it is served."""
+    place = Places.from_environ().vm(args.vm)
+    if not args.words:
+        raise UsageError(
+            f"No QEMU command line is given for the VM {place.name}.",
+            f"It stands after a double hyphen: snaptree run {place.name} -- qemu-system-x86_64 ARGS…",
+        )
+    from ..server import daemon, supervisor  # noqa: PLC0415  asyncio
+
+    async def work(ready: Callable[[Ready], None]) -> End:
+        return await supervisor.run(place, args.words, Path.cwd(), foreground=not args.detach, ready=ready)
+
+    if not args.detach:
+        return served.ended(daemon.foreground(work, served.in_foreground))
+    with progress.shown(f"starting {place.name}"):
+        ready = daemon.detached(work)
+    served.detached(ready, as_json=args.json)
+    return 0
+
+
+COMMAND = Command(
+    name="run",
+    description="""\
+Start QEMU with the command line that is given, as it is, in this directory, and look after it: serve its QMP socket,
+take and load snapshots. It stays in the foreground; Ctrl-C stops it and QEMU. QEMU survives a supervisor that is
+killed: `snaptree attach VM` takes it up again.
+A stopped VM of this name goes on with its snapshots if the disks are the same; with others it is refused.""",
+    arguments=arguments,
+    act=act,
+    usage="snaptree run [-h] [--detach] [--json] VM -- QEMU ARGS...",
+    examples=(
+        "snaptree run dev -- qemu-system-x86_64 -m 4G -drive file=a.qcow2,if=virtio",
+        "snaptree run dev --detach -- ./start-my-qemu.sh -display none",
+    ),
+    passes_on=True,
+)

@@ -1,0 +1,84 @@
+"""``snaptree stop``: quit QEMU.  Not for: shutting the guest down, which is the guest's."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import select
+from collections.abc import Iterable
+from contextlib import suppress
+
+from ..model.errors import ProtocolError, QEMUGone, SnaptreeError
+from ..places.places import VMPlace
+from . import output, progress
+from .command import Command, Parser, add_json, add_vm
+from .source import connected, find_vm
+from .vms import vm
+
+
+def arguments(parser: Parser) -> None:
+    """Add the arguments."""
+    add_vm(parser)
+    add_json(parser)
+
+
+def act(args: argparse.Namespace) -> int:
+    """Quit QEMU, and return when it and its supervisor are gone."""
+    place = find_vm(args.vm)
+    with connected(place) as client, progress.shown(f"stopping {place.name}"):
+        known = client.execute("query-vm", {})
+        ends = open_ends(pid for pid in (known["qemu_pid"], known["supervisor_pid"]) if pid)
+        try:
+            # QEMU may be gone before its answer is; what counts is seen below.
+            with suppress(ProtocolError, QEMUGone):
+                client.execute("quit", {})
+            for end in ends:
+                wait_for(end)
+        finally:
+            for end in ends:
+                os.close(end)
+    require_gone(place, known["qemu_pid"])
+    if args.json:
+        output.document(vm(place))
+    else:
+        output.say(f"stopped {place.name}")
+    return 0
+
+
+def open_ends(pids: Iterable[int]) -> list[int]:
+    """Return a descriptor for each process that still runs; it becomes readable when that ends (pidfd_open(2))."""
+    ends = []
+    for pid in pids:
+        try:
+            ends.append(os.pidfd_open(pid))
+        except ProcessLookupError:
+            continue
+    return ends
+
+
+def wait_for(end: int) -> None:
+    """Wait until the process of a descriptor has ended."""
+    poll = select.poll()
+    poll.register(end, select.POLLIN)
+    poll.poll()
+
+
+def require_gone(place: VMPlace, qemu_pid: int | None) -> None:
+    """:raises SnaptreeError: where the VM still runs."""
+    if place.state().state != "stopped":
+        pid = f" (pid {qemu_pid})" if qemu_pid else ""
+        raise SnaptreeError(
+            f"QEMU of the VM {place.name}{pid} was asked to quit, and it still runs.",
+            f"`snaptree vms` shows its state, {place.supervisor_log} what happened.",
+        )
+
+
+COMMAND = Command(
+    name="stop",
+    description="""\
+Quit QEMU, as if the power went off, and return when it is gone and its images are free. What is under way, a create
+for example, ends first. The guest is not asked; shut it down from within where that matters.""",
+    arguments=arguments,
+    act=act,
+    examples=("snaptree stop dev",),
+)

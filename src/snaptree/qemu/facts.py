@@ -1,0 +1,201 @@
+"""All that decides whether a snapshot can be taken or loaded now, asked of QEMU at one time.  Not for: deciding it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from ..model.errors import QEMUFailed, QEMUGone
+from ..model.snapshot import Machine
+from . import machine
+from .blockdevs import BlockDevice, block_devices, closed_devices, read_only_devices
+from .blockgraph import parse_graph
+from .host import Host, look
+from .runstates import PRECONFIG, RESET_BEFORE_LOAD
+
+Query: TypeAlias = Callable[[str, Mapping[str, object] | None], Awaitable[Any]]
+"""Executes a QMP command and returns its value; raises QEMUFailed where QEMU answers with an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class StaticFacts:
+    """What stays the same for as long as a QEMU process lives; empty where QEMU doesn't tell.
+
+    :param cpu: as :func:`.machine.cpu_text`.
+    """
+
+    version: tuple[int, int, int] = (0, 0, 0)
+    machine: str = ""
+    cpu: str = ""
+    kvm: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job that is under way.
+
+    :param kind: QEMU's type of it, for example ``mirror``.
+    :param device: the device that a block job works on; empty for other jobs.
+    """
+
+    id: str
+    kind: str
+    status: str
+    device: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """The VM at one moment.
+
+    :param run_state: QEMU's word for it, or ``preconfig``.
+    :param running: the guest's CPUs run.
+    :param devices: what a snapshot must hold.
+    :param read_only: devices with a medium that is read-only.
+    :param nodes_error: why QEMU could not list its block nodes; then ``devices`` is empty.
+    :param closed: devices whose image QEMU has closed as corrupt.
+    :param block_jobs: those that have not concluded.
+    :param jobs: other jobs that have not concluded.
+    :param migration: the status of the last migration or save; empty where there was none.
+    :param blocked: why QEMU cannot save the state of its devices, each a sentence of QEMU's.
+    :param capabilities: the migration capabilities that are on.
+    :param host: what the host knows of the process.
+    """
+
+    static: StaticFacts
+    run_state: str
+    running: bool
+    machine: Machine
+    devices: tuple[BlockDevice, ...]
+    read_only: tuple[BlockDevice, ...] = ()
+    nodes_error: str = ""
+    closed: tuple[str, ...] = ()
+    block_jobs: tuple[Job, ...] = ()
+    jobs: tuple[Job, ...] = ()
+    migration: str = ""
+    blocked: tuple[str, ...] = ()
+    capabilities: frozenset[str] = frozenset()
+    host: Host = field(default_factory=Host)
+
+    @property
+    def reset_before_load(self) -> bool:
+        """The VM must be reset before a load, or it cannot continue after it: see :func:`.reset.reset_for_load`."""
+        return self.run_state in RESET_BEFORE_LOAD
+
+    @property
+    def vm_state_max_bytes(self) -> int:
+        """The most that a VM state with all RAM can take, devices apart; 0 where nothing is known."""
+        known = [size for size in (self.machine.ram_size, self.host.ram_used_bytes) if size]
+        return min(known, default=0)
+
+
+async def gather_static(query: Query) -> StaticFacts:
+    """Ask QEMU for what stays the same.
+
+    :raises QEMUGone: where QEMU ends meanwhile.
+    """
+    version = (await query("query-version", None))["qemu"]
+    kvm = bool((await _ask(query, "query-kvm", {})).get("enabled", False))
+    cpus = await _ask(query, "query-cpus-fast", [])
+    cpu = ""
+    if cpus:
+        path = cpus[0]["qom-path"]
+        words = await _ask(query, "qom-get", [], path=path, property="feature-words")
+        cpu = machine.cpu_text(await _ask(query, "qom-get", "", path=path, property="type"), words, kvm=kvm)
+    return StaticFacts(
+        (version["major"], version["minor"], version["micro"]),
+        machine.machine_type(await _ask(query, "qom-get", "", path="/machine", property="type")),
+        cpu,
+        kvm,
+    )
+
+
+async def gather(query: Query, *, static: StaticFacts | None, pid: int | None) -> Facts:
+    """Ask QEMU for everything; about fifteen short commands, half a millisecond each.
+
+    :param static: from an earlier :func:`gather_static` of the same process; ``None`` asks again, and so does one
+        without a CPU, which is of the time before QEMU had built the machine.
+    :param pid: QEMU's process on this host; ``None`` where it is not known.
+    :raises QEMUFailed: where QEMU doesn't even tell its run state.
+    :raises QEMUGone: where QEMU ends meanwhile.
+    """
+    if static is None or not static.cpu:
+        static = await gather_static(query)
+    status = await query("query-status", None)
+    host = look(pid)
+    backends = await _ask(query, "query-block", [])
+    nodes, debug_graph, error = await _nodes(query)
+    graph = parse_graph(nodes, debug_graph)
+    block_jobs = await _ask(query, "query-block-jobs", [])
+    jobs = await _ask(query, "query-jobs", None)
+    migration = await _ask(query, "query-migrate", {})
+    capabilities = await _ask(query, "query-migrate-capabilities", [])
+    # Before the machine is built QEMU refuses query-jobs, which any QEMU with snapshot-save has.
+    run_state = PRECONFIG if jobs is None else status["status"]
+    ids = {job["device"] for job in block_jobs}
+    return Facts(
+        static=static,
+        run_state=run_state,
+        running=status["running"],
+        machine=await _machine(query, static),
+        devices=block_devices(backends, graph, host),
+        read_only=read_only_devices(backends, graph, host),
+        nodes_error=error,
+        closed=closed_devices(backends),
+        block_jobs=tuple(_block_job(job) for job in block_jobs if job.get("status") != "concluded"),
+        jobs=tuple(_job(job) for job in jobs or () if job["status"] != "concluded" and job["id"] not in ids),
+        migration=migration.get("status", ""),
+        blocked=tuple(migration.get("blocked-reasons", ())),
+        capabilities=frozenset(item["capability"] for item in capabilities if item["state"]),
+        host=host,
+    )
+
+
+async def gather_devices(query: Query, *, pid: int | None) -> tuple[BlockDevice, ...]:
+    """Ask QEMU for the devices alone, in three commands; empty where it doesn't list its nodes.
+
+    :raises QEMUGone: where QEMU ends meanwhile.
+    """
+    nodes, debug_graph, _ = await _nodes(query)
+    return block_devices(await _ask(query, "query-block", []), parse_graph(nodes, debug_graph), look(pid))
+
+
+async def _machine(query: Query, static: StaticFacts) -> Machine:
+    memory = await _ask(query, "query-memory-size-summary", {"base-memory": 0})
+    cpus = await _ask(query, "query-cpus-fast", [])
+    lists = [await _ask(query, "qom-list", [], path=path) for path in _CONTAINERS]
+    devices = machine.plugged(lists[0], lists[1], lists[2], await _ask(query, "query-pci", []))
+    return Machine(static.machine, machine.ram_size(memory), static.cpu, len(cpus), devices)
+
+
+_CONTAINERS = (machine.PERIPHERAL, machine.PERIPHERAL_ANON, machine.UNATTACHED)
+
+
+async def _nodes(query: Query) -> tuple[Sequence[Mapping[str, Any]], Mapping[str, Any], str]:
+    """Return the block nodes and their graph, or why there is none: one image closed as corrupt hides all nodes."""
+    try:
+        nodes = await query("query-named-block-nodes", {"flat": True})
+        return nodes, await query("x-debug-query-block-graph", None), ""
+    except QEMUGone:
+        raise
+    except QEMUFailed as error:
+        return [], {"nodes": [], "edges": []}, error.message
+
+
+async def _ask(query: Query, command: str, default: Any, **arguments: object) -> Any:
+    """Return the answer, or ``default`` where QEMU doesn't have the command or doesn't allow it now."""
+    try:
+        return await query(command, arguments or None)
+    except QEMUGone:
+        raise
+    except QEMUFailed:
+        return default
+
+
+def _block_job(job: Mapping[str, Any]) -> Job:
+    return Job(job["device"], job["type"], job.get("status", ""), job["device"])
+
+
+def _job(job: Mapping[str, Any]) -> Job:
+    return Job(job["id"], job["type"], job["status"])

@@ -1,0 +1,64 @@
+"""docs/qemu-traps.md lists every reason code of the source, with its remedy."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from snaptree.model.errors import VMNotRunning, all_errors
+
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src" / "snaptree"
+ROW = re.compile(r"^\| `([a-z0-9-]+)` \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", re.MULTILINE)
+
+# Here a reason's code is not in the text: the error that says that nobody supervises the VM becomes a reason.
+CODE_OF_AN_ERROR = {"cli/status.py": {VMNotRunning.code}}
+
+
+def document() -> str:
+    return (ROOT / "docs" / "qemu-traps.md").read_text(encoding="utf-8")
+
+
+def rows() -> list[tuple[str, ...]]:
+    return [match.groups() for match in ROW.finditer(document().split("\n## All codes\n")[1])]
+
+
+def codes_in(path: Path) -> Iterator[str]:
+    relative = path.relative_to(SOURCE).as_posix()
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Reason"):
+            continue
+        code = node.args[0] if node.args else next(word.value for word in node.keywords if word.arg == "code")
+        if isinstance(code, ast.Constant):
+            yield str(code.value)
+        else:
+            assert relative in CODE_OF_AN_ERROR, f"{relative}:{node.lineno}: write a reason's code as a literal"
+            yield from CODE_OF_AN_ERROR[relative]
+
+
+def codes() -> set[str]:
+    return {code for path in SOURCE.rglob("*.py") for code in codes_in(path)}
+
+
+def test_the_table_has_every_code_and_no_other() -> None:
+    assert {row[0] for row in rows()} == codes()
+
+
+def test_the_table_is_sorted_and_has_each_code_once() -> None:
+    listed = [row[0] for row in rows()]
+    assert listed == sorted(set(listed))
+
+
+def test_every_row_says_what_it_stands_against() -> None:
+    assert {word for row in rows() for word in row[1].split(", ")} <= {"take", "load", "run", "advice"}
+
+
+def test_the_text_names_only_codes_and_words_that_exist() -> None:
+    text = document().split("\n## All codes\n")[0]
+    after_snaptree = re.findall(r"\*\*snaptree:\*\*(.*?)(?:\n\n|$)", text, re.DOTALL)
+    named = {word for part in after_snaptree for word in re.findall(r": ((?:`[a-z0-9-]+`(?:, )?)+)", part)}
+    known = codes() | {error.code for error in all_errors()}
+    found = {word for group in named for word in re.findall(r"`([a-z0-9-]+)`", group)}
+    assert found - known <= {"block", "compress", "mapped-ram", "multifd", "postcopy-ram", "x-ignore-shared"}
