@@ -207,7 +207,7 @@ def certainly_untouched(found: dict[str, str]) -> bool:
     where none is reverted nothing was changed.
     """
     words = set(found.values())
-    return "untouched" in words and not words & {"reverted", "unknown"}
+    return "untouched" in words and words <= {"untouched", "same"}
 
 
 async def failed(vm: VM, plan: Plan, pause: Pause, client: str, clock: Stopwatch, why: str) -> None:
@@ -217,7 +217,11 @@ async def failed(vm: VM, plan: Plan, pause: Pause, client: str, clock: Stopwatch
     :raises LoadIncomplete: where something was, or nobody knows; then the VM is marked as broken.
     """
     found = await vm.disk(states, plan)
-    if certainly_untouched(found):
+    facts = await vm.facts()
+    for device in facts.closed:
+        # A `cont` with an image that QEMU has closed as corrupt aborts QEMU 7.2.
+        found[device] = "closed"
+    if certainly_untouched(found) and not facts.nodes_error:
         raise QEMUFailed(why, "Nothing was changed; the VM is as it was.")
     pause.stay = True
     await mark_broken(vm, plan, found, client, clock, why)
@@ -246,6 +250,7 @@ def _words(plan: Plan, found: dict[str, str]) -> str:
         "untouched": "is as it was before the load",
         "same": f"is at {plan.name}, where it was before",
         "unknown": "is in an unknown state",
+        "closed": "was found corrupt and closed by QEMU",
     }
     return ", ".join(f"{device} {says[word]}" for device, word in found.items())
 

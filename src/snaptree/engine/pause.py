@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from ..model.errors import QEMUFailed
+from ..model.errors import QEMUFailed, QEMUGone
 from .vm import VM, Stopwatch
 
 
@@ -55,6 +55,9 @@ async def paused(vm: VM, clock: Stopwatch, *, was_running: bool) -> AsyncIterato
         vm.session.deliver()
         pause.resumed_before = vm.resumed
         yield pause
+    except QEMUGone:
+        pause.stay = True
+        raise
     finally:
         try:
             if was_running and not pause.stay and not vm.session.closed.is_set():

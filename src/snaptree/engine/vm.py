@@ -90,6 +90,11 @@ class VM:
             self.busy = name
             try:
                 yield
+            except QEMUGone as error:
+                if error.remedy:
+                    raise
+                remedy = f"`snaptree run {self.place.name} -- QEMU ARGS…` finishes or undoes what was cut off."
+                raise QEMUGone(f"QEMU ended during the {name}. {error.message}", remedy) from error
             finally:
                 self.busy = ""
 
