@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ..places.places import Places
 from . import progress, served
 from .command import Command, Parser, add_json, add_vm
+from .serving import add_serving, options
 
 if TYPE_CHECKING:
     from ..server.care import End, Ready
@@ -23,6 +24,7 @@ def arguments(parser: Parser) -> None:
         help="QEMU's own QMP socket: unix:PATH, PATH or tcp:HOST:PORT; without it, the one that the VM had",
     )
     parser.add_argument("--detach", action="store_true", help="return once the VM is served")
+    add_serving(parser)
     add_json(parser)
 
 
@@ -31,8 +33,10 @@ def act(args: argparse.Namespace) -> int:
     place = Places.from_environ().vm(args.vm)
     from ..server import daemon, supervisor  # noqa: PLC0415  asyncio
 
+    asked = options(args)
+
     async def work(ready: Callable[[Ready], None]) -> End:
-        return await supervisor.attach(place, args.qmp, ready=ready)
+        return await supervisor.attach(place, args.qmp, ready=ready, options=asked)
 
     if not args.detach:
         return served.ended(daemon.foreground(work, served.in_foreground))

@@ -11,6 +11,7 @@ from ..model.errors import UsageError
 from ..places.places import Places
 from . import progress, served
 from .command import Command, Parser, add_json, add_vm
+from .serving import add_serving, options
 
 if TYPE_CHECKING:
     from ..server.care import End, Ready
@@ -20,6 +21,7 @@ def arguments(parser: Parser) -> None:
     """Add the arguments; QEMU's own stand after ``--``, where no parser of ours looks."""
     add_vm(parser)
     parser.add_argument("--detach", action="store_true", help="return once the VM is served")
+    add_serving(parser)
     add_json(parser)
 
 
@@ -33,8 +35,10 @@ def act(args: argparse.Namespace) -> int:
         )
     from ..server import daemon, supervisor  # noqa: PLC0415  asyncio
 
+    asked = options(args)
+
     async def work(ready: Callable[[Ready], None]) -> End:
-        return await supervisor.run(place, args.words, Path.cwd(), foreground=not args.detach, ready=ready)
+        return await supervisor.run(place, args.words, Path.cwd(), foreground=not args.detach, ready=ready, options=asked)
 
     if not args.detach:
         return served.ended(daemon.foreground(work, served.in_foreground))
@@ -53,7 +57,7 @@ killed: `snaptree attach VM` takes it up again.
 A stopped VM of this name goes on with its snapshots if the disks are the same; with others it is refused.""",
     arguments=arguments,
     act=act,
-    usage="snaptree run [-h] [--detach] [--json] VM -- QEMU ARGS...",
+    usage="snaptree run [-h] [--detach] [--listen ADDRESS]... [--allow-raw] [--json] VM -- QEMU ARGS...",
     examples=(
         "snaptree run dev -- qemu-system-x86_64 -m 4G -drive file=a.qcow2,if=virtio",
         "snaptree run dev --detach -- ./start-my-qemu.sh -display none",

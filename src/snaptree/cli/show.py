@@ -90,7 +90,8 @@ def _machine(machine: Mapping[str, Any]) -> list[str]:
         lines.append(clean(f"{machine.get('cpus') or '?'} x {machine.get('cpu') or 'CPU'}"))
     if machine.get("ram_size"):
         lines.append(f"{size_text(machine['ram_size'])} of RAM")
-    lines += [clean(device) for device in machine.get("devices", ())]
+    if machine.get("devices"):
+        lines.append(clean(", ".join(machine["devices"])))
     return lines
 
 

@@ -16,7 +16,6 @@ from ..places.lock import SupervisorLock
 from ..places.places import VMPlace
 from ..qemu import img
 from . import images, views
-from .rename import describe_in, rename_in
 
 T = TypeVar("T")
 
@@ -63,11 +62,15 @@ def broken(place: VMPlace) -> str:
 
 def rename(place: VMPlace, new_name: str, *, name: str | None = None, id: str | None = None) -> None:
     """Give a snapshot of a VM that doesn't run another name; see :func:`.rename.rename`."""
+    from .rename import rename_in  # noqa: PLC0415  asyncio
+
     _changing(place, lambda c: rename_in(c, place, new_name, name=name, id=id, client=client_name()))
 
 
 def describe(place: VMPlace, description: str, *, name: str | None = None, id: str | None = None) -> None:
     """Give a snapshot of a VM that doesn't run another description; see :func:`.rename.describe`."""
+    from .rename import describe_in  # noqa: PLC0415  asyncio
+
     _changing(place, lambda c: describe_in(c, place, description, name=name, id=id, client=client_name()))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import uuid
 from collections.abc import Iterable
 
 from .errors import AmbiguousId, NoSuchSnapshot, UsageError
@@ -17,6 +16,8 @@ _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 
 def new_id() -> str:
     """Return a new random id, never used before."""
+    import uuid  # noqa: PLC0415  costs milliseconds that a command which only reads need not spend
+
     return str(uuid.uuid4())
 
 

@@ -16,7 +16,9 @@ from ..qcow2.table import ImageSnapshot
 from .blockgraph import COPY_BEFORE_WRITE, LOCAL_DRIVERS, QCOW2, Graph, Node
 from .host import Host
 
-FILTERS = frozenset({"blkdebug", "blklogwrites", "compress", COPY_BEFORE_WRITE, "copy-on-read", "preallocate", "throttle"})
+FILTERS = frozenset(
+    {"blkdebug", "blklogwrites", "compress", COPY_BEFORE_WRITE, "copy-on-read", "preallocate", "throttle"}
+)
 
 # QEMU's create_tmp_file() in block.c; -snapshot deletes the name at once.
 _TEMPORARY = re.compile(r"/vl\.[A-Za-z0-9]{6}$")

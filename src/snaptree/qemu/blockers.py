@@ -101,13 +101,14 @@ def _unlisted(facts: Facts) -> Iterator[Reason]:
 
 
 def _jobs(facts: Facts) -> Iterator[Reason]:
+    names = {device.device for device in facts.devices}
     for job in facts.block_jobs:
         # Newer QEMUs would load all the same, and the job's target would go stale without a word.
         yield Reason(
             "block-job",
             f"The block job {printable(job.id)} ({job.kind}) works on the disks.",
             f"Wait for its end, or end it: `block_job_cancel {job.id}` in the monitor.",
-            job.device,
+            job.id if job.id in names else None,
         )
     for job in facts.jobs:
         yield Reason(

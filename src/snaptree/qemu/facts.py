@@ -35,14 +35,13 @@ class StaticFacts:
 class Job:
     """A job that is under way.
 
+    :param id: a block job without an id of its own has the drive's.
     :param kind: QEMU's type of it, for example ``mirror``.
-    :param device: the device that a block job works on; empty for other jobs.
     """
 
     id: str
     kind: str
     status: str
-    device: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +193,7 @@ async def _ask(query: Query, command: str, default: Any, **arguments: object) ->
 
 
 def _block_job(job: Mapping[str, Any]) -> Job:
-    return Job(job["device"], job["type"], job.get("status", ""), job["device"])
+    return Job(job["device"], job["type"], job.get("status", ""))
 
 
 def _job(job: Mapping[str, Any]) -> Job:

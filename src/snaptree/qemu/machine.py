@@ -3,8 +3,9 @@
 QEMU itself compares very little, and only after the disks are reverted: another RAM size or a device less fail then,
 another CPU or a device more are accepted without a word.
 
-What differs between QEMU's versions for one versioned machine type is left out, so that a snapshot can be loaded after
-the host was upgraded: the board's own parts, and feature words that a newer QEMU knows and the CPU doesn't use.
+What differs between QEMU's versions for one and the same machine is left out, so that a snapshot can be loaded after
+the host was upgraded: the board's own parts, feature words that only a newer QEMU knows and the CPU doesn't use, and
+the bits that only say that there is more than one CPU.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ UNATTACHED = "/machine/unattached"
 _CHOSEN = ("floppy", "hpet", "ide-", "isa-parallel", "isa-serial", "scsi-", "usb-")
 """What the short options (-serial, -drive if=ide, -usbdevice) put among the board's own parts, PCI devices apart."""
 
+_TOPOLOGY = {(0x1, "EDX"): 1 << 28, (0x80000001, "ECX"): 1 << 1}
+"""CPUID_HT and CPUID_EXT3_CMP_LEG, which QEMU 10 shows among the features and 7.2 did not."""
+
 
 def machine_type(qom_type: str) -> str:
     """Return the versioned name of a machine by its QOM type (``pc-i440fx-7.2-machine``)."""
@@ -33,11 +37,12 @@ def cpu_text(qom_type: str, feature_words: Sequence[Mapping[str, Any]], *, kvm: 
 
     :param feature_words: the property ``feature-words`` of an x86 CPU; empty on other targets.
     """
-    used = sorted(
+    words = (
         (word["cpuid-input-eax"], word.get("cpuid-input-ecx", 0), word["cpuid-register"], word["features"])
         for word in feature_words
-        if word["features"]
     )
+    masked = ((eax, ecx, reg, bits & ~_TOPOLOGY.get((eax, reg), 0)) for eax, ecx, reg, bits in words)
+    used = sorted(word for word in masked if word[3])
     text = f"{qom_type.removesuffix('-cpu')} {'kvm' if kvm else 'tcg'}"
     return f"{text} {hashlib.sha256(repr(used).encode()).hexdigest()[:16]}" if used else text
 

@@ -14,7 +14,8 @@ from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from typing import Any
 
-from ..model.errors import Interrupted, SnaptreeError, from_code
+from ..model.errors import Interrupted, NotReady, SnaptreeError, from_code
+from ..model.reason import Reason
 from .care import End, Ready
 
 Work = Callable[[Callable[[Ready], None]], Coroutine[Any, Any, End]]
@@ -71,8 +72,15 @@ def detached(work: Work) -> Ready:
     value = json.loads(said)
     if "error" in value:
         os.waitpid(pid, 0)
-        raise from_code(**value["error"])
+        raise _error(value["error"])
     return Ready(**{**value, "notes": tuple(value["notes"])})
+
+
+def _error(value: dict[str, Any]) -> SnaptreeError:
+    error = from_code(value["code"], value["message"], value.get("remedy", ""))
+    if isinstance(error, NotReady):
+        error.reasons = tuple(Reason(**reason) for reason in value.get("reasons", ()))
+    return error
 
 
 def _child(work: Work, write: int) -> None:
@@ -101,13 +109,14 @@ def _child(work: Work, write: int) -> None:
             end = asyncio.run(_ending_by_signal(work, lambda ready: tell(asdict(ready))))
             status = int(end.failed)
         except SnaptreeError as error:
-            tell({"error": {"code": error.code, "message": error.message, "remedy": error.remedy}})
+            reasons = [reason.to_json() for reason in getattr(error, "reasons", ())]
+            tell({"error": {"code": error.code, "message": error.message, "remedy": error.remedy, "reasons": reasons}})
         except BaseException as error:  # noqa: BLE001  the caller must hear of it, whatever it is
             import logging  # noqa: PLC0415
 
             logging.getLogger(__name__).exception("the supervisor failed")
             last = traceback.format_exception_only(error)[-1].strip()
-            tell({"error": {"code": "failed", "message": f"The supervisor failed: {last}.", "remedy": ""}})
+            tell({"error": {"code": "failed", "message": f"The supervisor failed: {last}."}})
     finally:
         os._exit(status)
 

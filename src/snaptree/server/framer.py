@@ -2,8 +2,8 @@
 
 A frame ends where its brackets are even, not at a line's end: clients send JSON without one.  What QEMU's lexer or
 parser would not take comes out as Garbage with the text that QEMU answers, and the stream goes on where QEMU's does
-(``qobject/json-lexer.c``, ``json-streamer.c``).  Deliberately different: white space inside a message counts
-towards its size, because ``raw`` keeps it.
+(``qobject/json-lexer.c``, ``json-streamer.c``).  Deliberately different in two places: white space inside a message
+counts towards its size, because ``raw`` keeps it; and a stray token is quoted up to 1,023 bytes, not to its end.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ class Framer:
         self._state = state
 
     def _end_token(self, data: bytes, at: int, mark: bytes | None, frames: list[Frame]) -> None:
-        """Count a token that ends before ``at``, ``mark`` where it is punctuation; end the message where it is the last."""
+        """Count a token that ends before ``at``, and end the message where it is the last; punctuation has a ``mark``."""
         if mark == b"{":
             self._braces += 1
         elif mark == b"}":

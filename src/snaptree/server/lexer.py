@@ -2,8 +2,7 @@
 
 The states and the steps between them are those of QEMU's ``qobject/json-lexer.c`` (4.0 and later); a state that keeps
 itself is passed by a regular expression instead of byte by byte.  QEMU departs from RFC 8259 in these places:
-``'strings'``, the escape ``\\'``, strings in modified UTF-8 (``C0 80`` is U+0000), ``0e5`` is three tokens, an upper-case
-letter outside a string is an error at once.
+``'strings'``, the escape ``\\'``, modified UTF-8 (``C0 80`` is U+0000); and ``0e5`` is three tokens.
 """
 
 from __future__ import annotations

@@ -70,7 +70,8 @@ def check_request(value: object) -> Request:
 
 def _wrong_member(message: dict[str, Any]) -> str:
     """Return what is wrong with the members of a message that is no command."""
-    for key in sorted(reversed(message), key=_bucket):
+    latest_first = [*message][::-1]
+    for key in sorted(latest_first, key=_bucket):
         if key == "execute":
             if not isinstance(message[key], str):
                 return "QMP input member 'execute' must be a string"

@@ -1,0 +1,120 @@
+#!/bin/sh
+# The Linux guest: one counter in RAM, on every disk and on the serial line, which must always agree.
+# Not for: anything but this; it is process 1, from an initramfs, and never ends.
+#
+# Each round reads the number back from every disk with dropped caches, prints
+#     STATE OK ram=12 a=12 b=12            or  STATE MISMATCH ram=12 a=12 b=11
+# and writes the next number to every disk, with fsync.  What it cannot do it says as GUEST-FAILED and stops.
+#
+# On the kernel's command line (none is needed):
+#   snaptree.disks=N     how many disks there are, 0 to 4 (2)
+#   snaptree.pace=N      milliseconds of rest between rounds (100)
+#   snaptree.pages=N     KiB of RAM that each round fills with its number, and the next one compares (0)
+#   snaptree.fill=N      MiB of RAM filled once, before GUEST-UP, with data of which no two pages are alike (0)
+#   snaptree.dirty=N     MiB of RAM written a second, each time with other data (0)
+#   snaptree.readloop=1  reads 8 MiB of random data from the first disk without end, and compares them
+PATH=/bin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+mount -t tmpfs -o size=95% ram /ram
+
+fail() {
+    echo "GUEST-FAILED $*"
+    while :; do sleep 3600; done
+}
+
+for module in /modules/*.ko; do insmod "$module" || fail "insmod ${module##*/}"; done
+
+disks=2 pace=100 pages=0 fill=0 dirty=0 readloop=0
+read -r words </proc/cmdline
+for word in $words; do
+    case $word in snaptree.*=*[!0-9]* | snaptree.*=) fail "$word is no number" ;; esac
+    case $word in
+        snaptree.disks=*) disks=${word#*=} ;;
+        snaptree.pace=*) pace=${word#*=} ;;
+        snaptree.pages=*) pages=${word#*=} ;;
+        snaptree.fill=*) fill=${word#*=} ;;
+        snaptree.dirty=*) dirty=${word#*=} ;;
+        snaptree.readloop=*) readloop=${word#*=} ;;
+        snaptree.*) fail "unknown parameter $word" ;;
+    esac
+done
+set -- a b c d
+while [ $# -gt "$disks" ]; do
+    eval "last=\${$#}"
+    keep=
+    for disk; do [ "$disk" = "$last" ] || keep="$keep $disk"; done
+    set -- $keep
+done
+# Without this, dd would quietly make an ordinary file of that name.
+for disk; do [ -b /dev/vd$disk ] || fail "there is no disk /dev/vd$disk"; done
+
+if [ "$((fill + dirty))" -gt 0 ]; then
+    head -c 2m /dev/urandom >/ram/seed || fail "no RAM for 2 MiB of random data"
+fi
+
+window() { # NUMBER FILE MiB: random data are slow under TCG, so each MiB is another window of 1 MiB on the same 2 MiB
+    dd if=/ram/seed of="$2" bs=1M count=1 iflag=skip_bytes skip=$(($1 * 4104 % 1048576)) seek="$3" conv=notrunc \
+        2>/dev/null || fail "no RAM for $2"
+}
+
+m=0
+while [ $m -lt "$fill" ]; do
+    window $m /ram/fill $m
+    m=$((m + 1))
+done
+
+if [ "$dirty" -gt 0 ]; then
+    while :; do
+        for shift in 0 1 2 3 4 5 6 7; do
+            m=0
+            while [ $m -lt "$dirty" ]; do
+                window $((m * 8 + shift)) /ram/dirty $m
+                m=$((m + 1))
+            done
+            sleep 1
+        done
+    done &
+fi
+
+if [ "$readloop" -gt 0 ]; then
+    head -c 8m /dev/urandom >/ram/read || fail "no RAM for the read loop"
+    dd if=/ram/read of=/dev/vda bs=1M seek=1 conv=notrunc,fsync 2>/dev/null || fail "cannot write what the read loop reads"
+    while :; do
+        dd if=/dev/vda bs=64k skip=16 count=128 2>/dev/null | cmp -s - /ram/read || echo "STATE MISMATCH readloop"
+    done &
+fi
+
+put() { # NUMBER, in a sector whose first line it is
+    printf '%-11s\n%-499s\n' "$1" >/ram/sector
+    shift
+    for disk; do
+        dd if=/ram/sector of=/dev/vd$disk bs=512 count=1 conv=notrunc,fsync 2>/dev/null || fail "cannot write /dev/vd$disk"
+    done
+}
+
+# `read -t` rests without starting a process.
+mkfifo /ram/rest
+exec 9<>/ram/rest
+rest=$((pace / 1000)).$(printf %03d $((pace % 1000)))
+
+echo GUEST-UP
+i=0
+while :; do
+    [ "$pages" = 0 ] || yes $i | head -c "${pages}k" >/ram/pages
+    put $i "$@"
+    [ "$pace" = 0 ] || read -r -t "$rest" -u 9 word
+    echo 3 >/proc/sys/vm/drop_caches
+    said= verdict=OK
+    for disk; do
+        read -r number </dev/vd$disk || number=unreadable
+        said="$said $disk=$number"
+        [ "$number" = "$i" ] || verdict=MISMATCH
+    done
+    if [ "$pages" != 0 ] && ! yes $i | head -c "${pages}k" | cmp -s - /ram/pages; then
+        verdict=MISMATCH said="$said pages=differ"
+    fi
+    echo "STATE $verdict ram=$i$said"
+    i=$((i + 1))
+done
