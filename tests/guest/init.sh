@@ -10,7 +10,7 @@
 #   snaptree.disks=N     how many disks there are, 0 to 4 (2)
 #   snaptree.pace=N      milliseconds of rest between rounds (100)
 #   snaptree.pages=N     KiB of RAM that each round fills with its number, and the next one compares (0)
-#   snaptree.fill=N      MiB of RAM filled once, before GUEST-UP, with data of which no two pages are alike (0)
+#   snaptree.fill=N      MiB of RAM filled once, before GUEST-UP, with random data (0)
 #   snaptree.dirty=N     MiB of RAM written a second, each time with other data (0)
 #   snaptree.readloop=1  reads 8 MiB of random data from the first disk without end, and compares them
 PATH=/bin

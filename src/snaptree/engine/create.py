@@ -144,8 +144,7 @@ async def finish(vm: VM, plan: Plan) -> Snapshot:
 
     :raises QEMUFailed: where it is not whole.
     """
-    facts = await vm.facts()
-    snapshot = whole(plan, facts.devices)
+    snapshot = whole(plan, await vm.devices())
     await vm.disk(images.flush, [d.file for d in snapshot.devices])
     snapshot = await _doubt_parent(vm, snapshot)
     await vm.append_lineage(create_record(snapshot))

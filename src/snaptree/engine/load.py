@@ -78,11 +78,11 @@ async def load(
         trace.point("load.planned")
         await vm.disk(vm.catalog.begin, Journal("load", time.time_ns(), client, plan.to_json()))
         trace.point("load.begun")
-        await perform(vm, plan, client, clock, reset_first=facts.reset_before_load)
+        await perform(vm, plan, facts, client, clock)
         return await finish(vm, plan, snapshot, client, clock)
 
 
-async def perform(vm: VM, plan: Plan, client: str, clock: Stopwatch, *, reset_first: bool) -> None:
+async def perform(vm: VM, plan: Plan, facts: Facts, client: str, clock: Stopwatch) -> None:
     """Let QEMU load, and find out how far it came where it could not.
 
     :raises QEMUFailed, LoadIncomplete, QEMUGone: as :func:`load`.
@@ -92,8 +92,8 @@ async def perform(vm: VM, plan: Plan, client: str, clock: Stopwatch, *, reset_fi
             plan = await _look_again(vm, plan)
             trace.point("load.paused")
             try:
-                if reset_first:
-                    await reset_for_load(vm.session.execute, no_reboot=vm.no_reboot)
+                if facts.reset_before_load:
+                    await reset_for_load(vm.session.execute, no_reboot=facts.host.no_reboot)
                 await run_job(
                     vm.session,
                     "snapshot-load",

@@ -123,7 +123,7 @@ async def _roll_forward(vm: VM, plan: load.Plan, found: dict[str, str], journal:
     if not reasons:
         fresh = load.again(plan, facts, was_running=plan.was_running and same_qemu)
         try:
-            await load.perform(vm, fresh, journal.client, clock, reset_first=facts.reset_before_load)
+            await load.perform(vm, fresh, facts, journal.client, clock)
         except LoadIncomplete:
             return vm.broken
         except QEMUFailed as error:

@@ -22,13 +22,13 @@ async def remove(vm: VM, tag: str) -> None:
 
     :raises QEMUFailed: where QEMU cannot; what it deleted already stays deleted.
     """
-    left = holding((await vm.facts()).devices, tag)
+    left = holding(await vm.devices(), tag)
     if not left:
         return
     await run_job(
         vm.session, "snapshot-delete", {"tag": tag, "devices": [device.node for device in left]}, new_job_id()
     )
-    left = holding((await vm.facts()).devices, tag)
+    left = holding(await vm.devices(), tag)
     if left:
         names = ", ".join(device.device for device in left)
         raise QEMUFailed(f"QEMU says that it deleted {tag}, and {names} still has it.")

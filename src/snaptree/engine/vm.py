@@ -17,7 +17,8 @@ from ..model.errors import Busy, QEMUGone
 from ..model.ids import NIL
 from ..model.snapshot import Device
 from ..places.places import VMPlace
-from ..qemu.facts import Facts, StaticFacts, gather, gather_static
+from ..qemu.blockdevs import BlockDevice
+from ..qemu.facts import Facts, StaticFacts, gather, gather_devices, gather_static
 from ..qemu.launch import Process
 from ..qemu.session import Event, Session
 from .presence import Table
@@ -36,7 +37,6 @@ class VM:
     :ivar busy: the operation under way, for people; empty where there is none.
     :ivar broken: why nothing may continue on the disks as they are (a load that failed half way); empty where all is well.
     :ivar allow_raw: QEMU's own snapshot commands may pass, because the user insists.
-    :ivar no_reboot: QEMU was started with -no-reboot.
     :ivar attached: the devices as they were when QEMU was last asked, by name.
     :ivar tables: the snapshots in images that can't be read as files here, as QEMU last told, by device.
     :ivar publish: called with the name and the data of every event of ours.
@@ -53,7 +53,6 @@ class VM:
         self.busy = ""
         self.broken = ""
         self.allow_raw = False
-        self.no_reboot = False
         self.run_state = "running"
         self.resumed = 0
         self.attached: dict[str, Device] = {}
@@ -76,6 +75,10 @@ class VM:
         self.attached = {d.device: Device(d.device, d.node, d.file, d.size) for d in facts.devices}
         self.tables = {d.device: d.snapshots for d in facts.devices if not d.file.startswith("/")}
         return facts
+
+    async def devices(self) -> tuple[BlockDevice, ...]:
+        """Ask QEMU about the block devices alone."""
+        return await gather_devices(self.session.execute, pid=self.process.pid if self.process else None)
 
     @asynccontextmanager
     async def operation(self, name: str, *, wait: bool = True) -> AsyncIterator[None]:

@@ -25,7 +25,7 @@ from ..model.snapshot import Device
 from ..places.files import read_json, write_json
 from ..places.places import Running, VMPlace
 from ..places.process import identify
-from ..qemu import commandline, launch
+from ..qemu import launch
 from ..qemu.session import Session
 from . import logs
 from .listeners import Address, TLSFiles
@@ -153,10 +153,9 @@ class Supervised:
         catalog = Catalog.open(self.place.catalog, create=True)
         self.vm = vm = VM(self.place, catalog, self.session, self.process)
         vm.allow_raw = self.options.allow_raw
-        vm.no_reboot = commandline.analyse(self._argv(record)).no_reboot
         facts = await vm.facts()
         disks = [Device(d.device, d.node, d.file, d.size) for d in facts.devices]
-        if not fresh:
+        if not fresh and not facts.nodes_error:
             check_disks(self.place, disks)
         old = read_json(self.place.command) or {}
         write_json(self.place.command, {**(record if record is not None else old), "disks": [asdict(d) for d in disks]})
@@ -173,10 +172,6 @@ class Supervised:
         await self.server.listen_too(self.options.listen, self.options.tls)
         if go and waits and not vm.broken:
             await self.session.execute("cont")
-
-    def _argv(self, record: dict[str, Any] | None) -> list[str]:
-        argv = (record if record is not None else read_json(self.place.command) or {}).get("argv")
-        return [str(word) for word in argv] if isinstance(argv, list) else []
 
     async def _say_cold(self) -> None:
         assert self.vm is not None

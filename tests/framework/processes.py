@@ -1,0 +1,61 @@
+"""Finding and ending, by pid, every process that a test left.  Not for: processes that no test started.
+
+Whatever a test starts inherits an environment variable with a value of its own: supervisors that detached
+themselves, the QEMU below them, its daemons.  So nothing is ever found by its name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+from pathlib import Path
+
+MARK = "SNAPTREE_TEST_VM"
+
+_END_TIMEOUT_MS = 10_000
+
+
+def marked(value: str) -> list[int]:
+    """Return the pids of all processes whose environment holds ``MARK`` with this value."""
+    wanted = f"{MARK}={value}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                if wanted in (entry / "environ").read_bytes().split(b"\0"):
+                    found.append(int(entry.name))
+    return sorted(found)
+
+
+def end_marked(value: str) -> None:
+    """End all processes whose environment holds ``MARK`` with this value, and wait until they are gone."""
+    while pids := marked(value):
+        for pid in pids:
+            _end(pid, value)
+
+
+def command_line(pid: int) -> str:
+    """Return a process's command line, or nothing where it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _end(pid: int, value: str) -> None:
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        # The pid may have become somebody else's since it was found; from here on the descriptor is one process.
+        if pid in marked(value):
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            poll = select.poll()
+            poll.register(pidfd, select.POLLIN)
+            assert poll.poll(_END_TIMEOUT_MS), f"process {pid} does not end: {command_line(pid)}"
+    finally:
+        os.close(pidfd)

@@ -1,0 +1,57 @@
+"""The QEMU versions of the test matrix, and where their programs are.  Not for: starting them."""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+VERSIONS = ("7.2", "10")
+
+
+@dataclass(frozen=True, slots=True)
+class QEMU:
+    """One QEMU of the matrix.
+
+    :param version: ``7.2`` or ``10``.
+    :param bin: the directory that holds its programs; a test's PATH begins with it.
+    """
+
+    version: str
+    bin: Path
+
+    @property
+    def system(self) -> Path:
+        """The emulator."""
+        return self.bin / "qemu-system-x86_64"
+
+    @property
+    def img(self) -> Path:
+        """The image tool."""
+        return self.bin / "qemu-img"
+
+
+@functools.cache
+def find_qemu(version: str) -> QEMU:
+    """Return the QEMU of this version.
+
+    :raises LookupError: where it isn't there, and says what to run.
+    """
+    qemu = QEMU(version, _places()[version])
+    try:
+        words = subprocess.run([qemu.system, "--version"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise LookupError(f"There is no QEMU {version} at {qemu.system}: {error}. Run: make setup") from error
+    if f"version {version}." not in words:
+        raise LookupError(
+            f"{qemu.system} is {words.splitlines()[0]!r} and not QEMU {version}: "
+            "the tests need Debian 12's packages. Run: make setup"
+        )
+    return qemu
+
+
+def _places() -> dict[str, Path]:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return {"7.2": Path("/usr/bin"), "10": cache / "snaptree-test" / "qemu10" / "bin"}

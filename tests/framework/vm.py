@@ -1,0 +1,289 @@
+"""The VM of a test: a place of its own, a guest that checks itself, snaptree or a plain QEMU around it.
+
+Not for: what a test expects of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from . import guest, processes
+from .guest import Guest, State
+from .qemus import QEMU
+from .qmp import QMPClient
+from .waiting import TIMEOUT_S, wait_until
+
+DisksBy = Literal["drive", "blockdev", "none"]
+Accelerator = Literal["tcg", "kvm"]
+
+LOG_TAIL_BYTES = 16 << 10
+
+# -arch-capabilities: with it, QEMU aborts where KVM itself runs in a VM that hides the MSR.
+CPU = {"tcg": "max", "kvm": "max,-arch-capabilities"}
+
+
+class PlainQEMU:
+    """A QEMU without snaptree.
+
+    :ivar qmp: a client, connected.
+    :ivar attach_socket: a second QMP socket, which nobody is connected to (QEMU serves one client on each).
+    """
+
+    def __init__(self, argv: list[str], env: dict[str, str], folder: Path, number: int) -> None:
+        self.argv = argv
+        self.log = folder / f"plain-{number}.log"
+        self.attach_socket = folder / f"attach-{number}.sock"
+        own_socket = folder / f"plain-{number}.sock"
+        for socket in (own_socket, self.attach_socket):
+            argv += ["-qmp", f"unix:{socket},server=on,wait=off"]
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                argv, env=env, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        try:
+            self.qmp = QMPClient(own_socket, broken=self.ended)
+        except BaseException:
+            self._process.kill()
+            self._process.wait()
+            raise
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self._process.pid
+
+    def ended(self) -> str | None:
+        """Return how QEMU ended, with its last words; ``None`` while it runs."""
+        status = self._process.poll()
+        return None if status is None else f"QEMU ended with status {status}: {self.log.read_text(errors='replace')}"
+
+    def wait(self, timeout_s: float = TIMEOUT_S) -> int:
+        """Wait until QEMU has ended, and return its status."""
+        return self._process.wait(timeout_s)
+
+    def kill(self) -> None:
+        """End QEMU by SIGKILL, and wait for that; what it held open is free then."""
+        self.qmp.close()
+        self._process.kill()
+        self._process.wait()
+
+
+class TestVM:
+    """One VM, with a home, a runtime directory, disks and a serial log that no other test has.
+
+    :ivar root: everything is below it; short, so that a socket's path stays below 107 bytes, and without a colon.
+    :ivar home: SNAPTREE_HOME.
+    :ivar runtime: XDG_RUNTIME_DIR.
+    :ivar env: what every process that the test starts gets as its environment.
+    :ivar disks: the qcow2 images that the guest writes, fresh and empty.
+    :ivar serial_log: what every guest of this VM said, one after the other.
+    """
+
+    __test__ = False  # pytest would take it for a class of tests.
+
+    def __init__(
+        self, qemu: QEMU, name: str, *, guest_kind: Guest = "firmware", disks: int = 2, disk_mib: int = 64, pace_ms: int = 100
+    ) -> None:
+        self.qemu = qemu
+        self.name = name
+        self.guest = guest_kind
+        self.pace_ms = pace_ms
+        self.root = Path(tempfile.mkdtemp(prefix="st-", dir="/tmp"))  # pytest's own directories are too long
+        self.home = self.root / "home"
+        self.runtime = self.root / "run"
+        self.runtime.mkdir(mode=0o700)
+        self.serial_log = self.root / "serial.log"
+        self.serial_log.touch()
+        self.env = {name: value for name, value in os.environ.items() if not name.startswith(("SNAPTREE_", "XDG_"))}
+        self.env |= {
+            processes.MARK: str(self.root),
+            "SNAPTREE_HOME": str(self.home),
+            "XDG_RUNTIME_DIR": str(self.runtime),
+            "HOME": str(self.root),
+            "PATH": f"{qemu.bin}:{os.environ.get('PATH', os.defpath)}",
+            "LC_ALL": "C.UTF-8",
+            "NO_COLOR": "1",
+        }
+        self.disks = [self.new_image(letter, disk_mib) for letter in "abcd"[:disks]]
+        self.plain: PlainQEMU | None = None
+        self._plain_started = 0
+        self._clients: list[QMPClient] = []
+
+    # Starting
+
+    def new_image(self, name: str, size_mib: int = 64, *options: str) -> Path:
+        """Make a fresh qcow2 image ``NAME.qcow2``.
+
+        :param options: more of ``qemu-img create``'s, for example ``-o``, ``cluster_size=1M``.
+        """
+        path = self.root / f"{name}.qcow2"
+        self.tool("qemu-img", "create", "-q", "-f", "qcow2", *options, str(path), f"{size_mib}M")
+        return path
+
+    def tool(self, *argv: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a program in the VM's folder, with this QEMU's own programs first on PATH."""
+        return _run(argv, self.env, self.root, check=check)
+
+    def qemu_args(
+        self,
+        *extra: str,
+        disks: DisksBy = "drive",
+        cache: str = "writeback",
+        accel: Accelerator = "tcg",
+        memory_mib: int = 128,
+        append: str = "",
+    ) -> list[str]:
+        """Return the whole command line of a QEMU that runs the guest.
+
+        :param extra: more arguments, at the end.
+        :param disks: ``drive``: ``-drive if=virtio``, as people write it; ``blockdev``: nodes disk-a, disk-b (qcow2),
+            each with a node of its own for the file (file-a, file-b), on virtio-blk devices virtio-a, virtio-b;
+            ``none``: ``extra`` has them.
+        :param cache: as in ``-drive cache=``; with ``none`` QEMU reads and writes with O_DIRECT.
+        :param append: more words for the Linux guest's kernel command line.
+        """
+        return [
+            "qemu-system-x86_64",
+            *("-accel", accel, "-cpu", CPU[accel], "-m", str(memory_mib), "-display", "none", "-nodefaults"),
+            *("-chardev", f"file,id=serial-log,path={self.serial_log},append=on", "-serial", "chardev:serial-log"),
+            *guest.kernel_args(self.guest, self.root, disks=len(self.disks), pace_ms=self.pace_ms, append=append),
+            *self._disk_args(disks, cache),
+            *extra,
+        ]
+
+    def run(self, *extra: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        """``snaptree run --detach`` the guest, with ``qemu_args(*extra, **options)``."""
+        return self.cli("run", "--detach", self.name, "--", *self.qemu_args(*extra, **options))
+
+    def start_plain_qemu(self, *extra: str, **options: Any) -> PlainQEMU:
+        """Start a QEMU without snaptree, with ``qemu_args(*extra, **options)``."""
+        self._plain_started += 1
+        argv = [str(self.qemu.system), *self.qemu_args(*extra, **options)[1:]]
+        self.plain = PlainQEMU(argv, self.env, self.root, self._plain_started)
+        self._clients.append(self.plain.qmp)
+        return self.plain
+
+    # Talking to it
+
+    def cli(self, *args: str, check: bool = True, timeout_s: float = 2 * TIMEOUT_S) -> subprocess.CompletedProcess[str]:
+        """Run ``snaptree ARGS…``.
+
+        :raises AssertionError: with ``check``, where the exit code isn't 0; it holds all that was printed.
+        """
+        return _run((sys.executable, "-m", "snaptree", *args), self.env, self.root, check=check, timeout_s=timeout_s)
+
+    def cli_json(self, *args: str, check: bool = True) -> Any:
+        """Run ``snaptree ARGS… --json`` and return its document; of a failure too, without ``check``."""
+        done = self.cli(args[0], "--json", *args[1:], check=check)
+        try:
+            return json.loads(done.stdout)
+        except ValueError as error:
+            raise AssertionError(f"not one JSON document: {_told(done)}") from error
+
+    def qmp(self, name: str | None = None, *, negotiate: bool = True) -> QMPClient:
+        """Connect to the supervisor's socket; closed when the test ends.
+
+        :param name: of another VM of the same home, a fork for example.
+        """
+        path = self.runtime / "snaptree" / (name or self.name) / "qmp.sock"
+        client = QMPClient(path, negotiate=negotiate)
+        self._clients.append(client)
+        return client
+
+    # What the guest says
+
+    def serial(self, since: int = 0) -> str:
+        """Return what the guest said, from the byte ``since`` of the serial log on."""
+        with self.serial_log.open("rb") as log:
+            log.seek(since)
+            return log.read().decode(errors="replace")
+
+    def serial_end(self) -> int:
+        """Return where the serial log ends now: the ``since`` for all that comes later."""
+        return self.serial_log.stat().st_size
+
+    def states(self, since: int = 0) -> list[State]:
+        """Return the guest's STATE lines."""
+        return guest.parse_states(self.serial(since))
+
+    def wait_serial(self, pattern: str, timeout_s: float = TIMEOUT_S, since: int = 0) -> re.Match[str]:
+        """Wait until the guest has said something that ``pattern`` (searched, multi-line) matches."""
+        return self._wait(lambda: re.search(pattern, self.serial(since), re.MULTILINE), f"{pattern!r} on the serial line", timeout_s)
+
+    def wait_states(self, count: int, since: int = 0, timeout_s: float = TIMEOUT_S) -> list[State]:
+        """Wait until there are ``count`` STATE lines, and return all."""
+        return self._wait(
+            lambda: states if len(states := self.states(since)) >= count else [], f"{count} STATE lines", timeout_s
+        )
+
+    def wait_state_after(self, n: int, since: int = 0, timeout_s: float = TIMEOUT_S) -> State:
+        """Wait for a STATE line whose counter is beyond ``n``, and return the first."""
+        return self._wait(
+            lambda: next((state for state in self.states(since) if state.ram > n), None), f"a counter beyond {n}", timeout_s
+        )
+
+    def assert_guest_ok(self) -> None:
+        """Assert that RAM and disks agreed at all times, and that the guest goes on writing to every disk.
+
+        A guest that wrote to no disk, or to files of its own, would agree with itself as well: QEMU's own count of
+        writes has to grow.
+        """
+        trouble = guest.find_trouble(self.serial())
+        assert trouble is None, trouble
+        with self._monitor() as monitor:
+            before = _writes(monitor)
+            self._wait(
+                lambda: sum(now > old for now, old in zip(_writes(monitor), before, strict=True)) >= len(self.disks),
+                f"writes to all {len(self.disks)} disks",
+            )
+        trouble = guest.find_trouble(self.serial())
+        assert trouble is None, trouble
+
+    # The end
+
+    def logs(self) -> dict[str, str]:
+        """Return the ends of all logs, by file name, and the processes that run."""
+        found = {
+            "processes": "\n".join(f"{pid}: {processes.command_line(pid)}" for pid in processes.marked(str(self.root)))
+        }
+        for path in sorted((*self.root.glob("*.log"), *self.home.glob("vms/*/*.log"))):
+            with path.open("rb") as log:
+                log.seek(max(0, path.stat().st_size - LOG_TAIL_BYTES))
+                found[str(path.relative_to(self.root))] = log.read().decode(errors="replace")
+        return found
+
+    def clean_up(self) -> None:
+        """End every process that this VM's test started, and remove its folder."""
+        for client in self._clients:
+            client.close()
+        processes.end_marked(str(self.root))
+        if self.plain is not None:
+            self.plain.kill()
+        shutil.rmtree(self.root)
+
+    def _disk_args(self, by: DisksBy, cache: str) -> list[str]:
+        args: list[str] = []
+        for letter, path in zip("abcd", self.disks, strict=False):
+            if by == "drive":
+                args += ["-drive", f"file={path},format=qcow2,if=virtio,cache={cache}"]
+            if by == "blockdev":
+                direct = "on" if cache in ("none", "directsync") else "off"
+                args += ["-blockdev", f"file,node-name=file-{letter},filename={path},cache.direct={direct},discard=unmap"]
+                args += ["-blockdev", f"qcow2,node-name=disk-{letter},file=file-{letter},cache.direct={direct},discard=unmap"]
+                args += ["-device", f"virtio-blk-pci,drive=disk-{letter},id=virtio-{letter}"]
+        return args
+
+    def _wait[T](self, condition: Callable[[], T], what: str, timeout_s: float = TIMEOUT_S) -> T:
+        return condition()
+
+    def _monitor(self) -> QMPClient:
+        raise NotImplementedError
