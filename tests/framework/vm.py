@@ -8,19 +8,22 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
-from . import guest, processes
-from .guest import Guest, State
+from . import processes
+from .guests import Guest, State, find_failure, find_trouble, kernel_args, parse_states
 from .qemus import QEMU
 from .qmp import QMPClient
 from .waiting import TIMEOUT_S, wait_until
+
+T = TypeVar("T")
 
 DisksBy = Literal["drive", "blockdev", "none"]
 Accelerator = Literal["tcg", "kvm"]
@@ -91,11 +94,18 @@ class TestVM:
     __test__ = False  # pytest would take it for a class of tests.
 
     def __init__(
-        self, qemu: QEMU, name: str, *, guest_kind: Guest = "firmware", disks: int = 2, disk_mib: int = 64, pace_ms: int = 100
+        self,
+        qemu: QEMU,
+        name: str,
+        *,
+        guest: Guest = "firmware",
+        disks: int = 2,
+        disk_mib: int = 64,
+        pace_ms: int = 100,
     ) -> None:
         self.qemu = qemu
         self.name = name
-        self.guest = guest_kind
+        self.guest = guest
         self.pace_ms = pace_ms
         self.root = Path(tempfile.mkdtemp(prefix="st-", dir="/tmp"))  # pytest's own directories are too long
         self.home = self.root / "home"
@@ -114,8 +124,7 @@ class TestVM:
             "NO_COLOR": "1",
         }
         self.disks = [self.new_image(letter, disk_mib) for letter in "abcd"[:disks]]
-        self.plain: PlainQEMU | None = None
-        self._plain_started = 0
+        self._plain: list[PlainQEMU] = []
         self._clients: list[QMPClient] = []
 
     # Starting
@@ -155,7 +164,7 @@ class TestVM:
             "qemu-system-x86_64",
             *("-accel", accel, "-cpu", CPU[accel], "-m", str(memory_mib), "-display", "none", "-nodefaults"),
             *("-chardev", f"file,id=serial-log,path={self.serial_log},append=on", "-serial", "chardev:serial-log"),
-            *guest.kernel_args(self.guest, self.root, disks=len(self.disks), pace_ms=self.pace_ms, append=append),
+            *kernel_args(self.guest, self.root, disks=len(self.disks), pace_ms=self.pace_ms, append=append),
             *self._disk_args(disks, cache),
             *extra,
         ]
@@ -166,11 +175,10 @@ class TestVM:
 
     def start_plain_qemu(self, *extra: str, **options: Any) -> PlainQEMU:
         """Start a QEMU without snaptree, with ``qemu_args(*extra, **options)``."""
-        self._plain_started += 1
         argv = [str(self.qemu.system), *self.qemu_args(*extra, **options)[1:]]
-        self.plain = PlainQEMU(argv, self.env, self.root, self._plain_started)
-        self._clients.append(self.plain.qmp)
-        return self.plain
+        plain = PlainQEMU(argv, self.env, self.root, len(self._plain))
+        self._plain.append(plain)
+        return plain
 
     # Talking to it
 
@@ -213,22 +221,26 @@ class TestVM:
 
     def states(self, since: int = 0) -> list[State]:
         """Return the guest's STATE lines."""
-        return guest.parse_states(self.serial(since))
+        return parse_states(self.serial(since))
 
     def wait_serial(self, pattern: str, timeout_s: float = TIMEOUT_S, since: int = 0) -> re.Match[str]:
         """Wait until the guest has said something that ``pattern`` (searched, multi-line) matches."""
-        return self._wait(lambda: re.search(pattern, self.serial(since), re.MULTILINE), f"{pattern!r} on the serial line", timeout_s)
+        return self._wait(
+            lambda: re.search(pattern, self.serial(since), re.MULTILINE), f"{pattern!r} on the serial line", timeout_s
+        )
 
     def wait_states(self, count: int, since: int = 0, timeout_s: float = TIMEOUT_S) -> list[State]:
         """Wait until there are ``count`` STATE lines, and return all."""
         return self._wait(
-            lambda: states if len(states := self.states(since)) >= count else [], f"{count} STATE lines", timeout_s
+            lambda: states if len(states := self.states(since)) >= count else None, f"{count} STATE lines", timeout_s
         )
 
     def wait_state_after(self, n: int, since: int = 0, timeout_s: float = TIMEOUT_S) -> State:
         """Wait for a STATE line whose counter is beyond ``n``, and return the first."""
         return self._wait(
-            lambda: next((state for state in self.states(since) if state.ram > n), None), f"a counter beyond {n}", timeout_s
+            lambda: next((state for state in self.states(since) if state.ram > n), None),
+            f"a counter beyond {n}",
+            timeout_s,
         )
 
     def assert_guest_ok(self) -> None:
@@ -237,15 +249,15 @@ class TestVM:
         A guest that wrote to no disk, or to files of its own, would agree with itself as well: QEMU's own count of
         writes has to grow.
         """
-        trouble = guest.find_trouble(self.serial())
+        trouble = find_trouble(self.serial())
         assert trouble is None, trouble
-        with self._monitor() as monitor:
-            before = _writes(monitor)
-            self._wait(
-                lambda: sum(now > old for now, old in zip(_writes(monitor), before, strict=True)) >= len(self.disks),
-                f"writes to all {len(self.disks)} disks",
-            )
-        trouble = guest.find_trouble(self.serial())
+        monitor = self._monitor()
+        before = _writes(monitor)
+        self._wait(
+            lambda: sum(now > old for now, old in zip(_writes(monitor), before, strict=True)) >= len(self.disks),
+            f"writes to all {len(self.disks)} disks",
+        )
+        trouble = find_trouble(self.serial())
         assert trouble is None, trouble
 
     # The end
@@ -266,8 +278,8 @@ class TestVM:
         for client in self._clients:
             client.close()
         processes.end_marked(str(self.root))
-        if self.plain is not None:
-            self.plain.kill()
+        for plain in self._plain:
+            plain.kill()
         shutil.rmtree(self.root)
 
     def _disk_args(self, by: DisksBy, cache: str) -> list[str]:
@@ -276,14 +288,56 @@ class TestVM:
             if by == "drive":
                 args += ["-drive", f"file={path},format=qcow2,if=virtio,cache={cache}"]
             if by == "blockdev":
-                direct = "on" if cache in ("none", "directsync") else "off"
-                args += ["-blockdev", f"file,node-name=file-{letter},filename={path},cache.direct={direct},discard=unmap"]
-                args += ["-blockdev", f"qcow2,node-name=disk-{letter},file=file-{letter},cache.direct={direct},discard=unmap"]
+                options = f"cache.direct={'on' if cache in ('none', 'directsync') else 'off'},discard=unmap"
+                args += ["-blockdev", f"file,node-name=file-{letter},filename={path},{options}"]
+                args += ["-blockdev", f"qcow2,node-name=disk-{letter},file=file-{letter},{options}"]
                 args += ["-device", f"virtio-blk-pci,drive=disk-{letter},id=virtio-{letter}"]
         return args
 
-    def _wait[T](self, condition: Callable[[], T], what: str, timeout_s: float = TIMEOUT_S) -> T:
-        return condition()
+    def _wait(self, condition: Callable[[], T | None], what: str, timeout_s: float = TIMEOUT_S) -> T:
+        return wait_until(condition, what, timeout_s=timeout_s, broken=self._broken)
+
+    def _broken(self) -> str | None:
+        """Say why the guest will say nothing more."""
+        running = [plain for plain in self._plain if plain.ended() is None]
+        if self._plain and not running and not processes.marked(str(self.root)):
+            return self._plain[-1].ended()
+        return find_failure(self.serial())
 
     def _monitor(self) -> QMPClient:
-        raise NotImplementedError
+        """Return a QMP client of the QEMU that runs."""
+        return next((plain.qmp for plain in self._plain if plain.ended() is None), None) or self.qmp()
+
+
+class VMFactory(Protocol):
+    """Makes a VM; everything that the test started around it is ended with the test."""
+
+    def __call__(
+        self, name: str = "dev", *, guest: Guest = "firmware", disks: int = 2, disk_mib: int = 64, pace_ms: int = 100
+    ) -> TestVM:
+        """Make it; nothing is started.
+
+        :param name: the VM's name for snaptree.
+        :param guest: ``firmware`` (0.2 s) or ``linux`` (3 s, a real kernel; the only one with much RAM in use).
+        :param disks: how many disks the guest writes, 1 to 4, and with Linux 0.
+        :param pace_ms: milliseconds of rest between two rounds of the guest.
+        """
+
+
+def _run(
+    argv: Sequence[str], env: dict[str, str], cwd: Path, *, check: bool, timeout_s: float = 2 * TIMEOUT_S
+) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        argv, env=env, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s, check=False
+    )
+    assert done.returncode == 0 or not check, _told(done)
+    return done
+
+
+def _told(done: subprocess.CompletedProcess[str]) -> str:
+    return f"{shlex.join(done.args)}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+
+
+def _writes(monitor: QMPClient) -> list[int]:
+    """Return how often each block device was written, in QEMU's order."""
+    return [int(device["stats"]["wr_operations"]) for device in monitor.execute("query-blockstats")]

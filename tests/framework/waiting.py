@@ -14,7 +14,7 @@ TIMEOUT_S = 60.0
 
 
 def wait_until(
-    condition: Callable[[], T],
+    condition: Callable[[], T | None],
     what: str,
     *,
     timeout_s: float = TIMEOUT_S,

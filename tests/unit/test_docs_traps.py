@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "snaptree"
 ROW = re.compile(r"^\| `([a-z0-9-]+)` \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", re.MULTILINE)
 
-# Here a reason's code is not in the text: the error that says that nobody supervises the VM becomes a reason.
-CODE_OF_AN_ERROR = {"cli/status.py": {VMNotRunning.code}}
+# Here a reason's code is that of an error: the one that says that nobody supervises the VM.
+CODES_OF_ERRORS = {"cli/status.py": {VMNotRunning.code}}
 
 
 def document() -> str:
@@ -26,17 +26,36 @@ def rows() -> list[tuple[str, ...]]:
     return [match.groups() for match in ROW.finditer(document().split("\n## All codes\n")[1])]
 
 
+def calls(tree: ast.AST, name: str) -> Iterator[ast.Call]:
+    """Yield the calls of a function, but for those that take everything from a mapping."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name:
+            if all(word.arg is not None for word in node.keywords):
+                yield node
+
+
+def code_of(call: ast.Call) -> ast.expr:
+    return call.args[0] if call.args else next(word.value for word in call.keywords if word.arg == "code")
+
+
 def codes_in(path: Path) -> Iterator[str]:
     relative = path.relative_to(SOURCE).as_posix()
-    for node in ast.walk(ast.parse(path.read_bytes())):
-        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Reason"):
-            continue
-        code = node.args[0] if node.args else next(word.value for word in node.keywords if word.arg == "code")
-        if isinstance(code, ast.Constant):
-            yield str(code.value)
-        else:
-            assert relative in CODE_OF_AN_ERROR, f"{relative}:{node.lineno}: write a reason's code as a literal"
-            yield from CODE_OF_AN_ERROR[relative]
+    tree = ast.parse(path.read_bytes())
+    makers = ["Reason"]
+    # A function that hands its first parameter on to Reason makes reasons, too.
+    for function in ast.walk(tree):
+        if isinstance(function, ast.FunctionDef) and function.args.args:
+            first = function.args.args[0].arg
+            if any(isinstance(c := code_of(call), ast.Name) and c.id == first for call in calls(function, "Reason")):
+                makers.append(function.name)
+    for maker in makers:
+        for call in calls(tree, maker):
+            code = code_of(call)
+            if isinstance(code, ast.Constant):
+                yield str(code.value)
+            elif not (isinstance(code, ast.Name) and len(makers) > 1):
+                assert relative in CODES_OF_ERRORS, f"{relative}:{call.lineno}: write a reason's code as a literal"
+                yield from CODES_OF_ERRORS[relative]
 
 
 def codes() -> set[str]:

@@ -14,16 +14,17 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..model.ids import NIL, check_prefix, match_id
 from ..model.errors import NoSuchSnapshot
+from ..model.ids import NIL, check_prefix, match_id
 from ..model.names import printable
 from ..model.snapshot import Snapshot
 from .history import Entry, Journal
 from .rows import COLUMNS, from_row, to_row
 from .schema import connect, damaged
 
-_SELECT = f"SELECT {', '.join(COLUMNS)} FROM snapshots"
-_INSERT = f"INSERT INTO snapshots ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
+# Column names of our own, no value from outside.
+_SELECT = f"SELECT {', '.join(COLUMNS)} FROM snapshots"  # noqa: S608
+_INSERT = f"INSERT INTO snapshots ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +231,8 @@ class Catalog:
         with self._transaction() as db:
             yield db
             db.executemany(
-                "INSERT INTO history (at_ns, action, name, id, from_id, from_name, client, duration_ms, pause_ms, result)"
+                "INSERT INTO history"
+                " (at_ns, action, name, id, from_id, from_name, client, duration_ms, pause_ms, result)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [astuple(e) for e in entries],
             )

@@ -38,7 +38,9 @@ def act(args: argparse.Namespace) -> int:
     asked = options(args)
 
     async def work(ready: Callable[[Ready], None]) -> End:
-        return await supervisor.run(place, args.words, Path.cwd(), foreground=not args.detach, ready=ready, options=asked)
+        return await supervisor.run(
+            place, args.words, Path.cwd(), foreground=not args.detach, ready=ready, options=asked
+        )
 
     if not args.detach:
         return served.ended(daemon.foreground(work, served.in_foreground))

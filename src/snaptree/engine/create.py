@@ -57,11 +57,15 @@ async def create(vm: VM, name: str, description: str = "", *, client: str, wait:
         vm.require_qemu()
         clock = Stopwatch()
         if await vm.disk(vm.catalog.by_name, name) is not None:
-            raise NameTaken(f"There is a snapshot {printable(name)} already.", "Choose another name, or delete or rename that one.")
+            raise NameTaken(
+                f"There is a snapshot {printable(name)} already.", "Choose another name, or delete or rename that one."
+            )
         facts = await vm.facts()
         reasons = create_reasons(vm, facts)
         if reasons:
-            raise NotReady(f"The VM {vm.place.name} cannot be snapshotted now: {reasons[0].message}", reasons[0].remedy, reasons)
+            raise NotReady(
+                f"The VM {vm.place.name} cannot be snapshotted now: {reasons[0].message}", reasons[0].remedy, reasons
+            )
         plan = await _plan(vm, name, description, facts)
         await vm.disk(images.flush, [d.file for d in facts.devices])
         trace.point("create.planned")
@@ -214,6 +218,4 @@ async def undo(vm: VM, plan: Plan, client: str, clock: Stopwatch, why: str) -> N
 def check_description(description: str) -> None:
     """:raises UsageError: where a description is too long to keep."""
     if len(description) > DESCRIPTION_MAX:
-        raise UsageError(
-            f"The description has {len(description)} characters; {DESCRIPTION_MAX} fit.", "Shorten it."
-        )
+        raise UsageError(f"The description has {len(description)} characters; {DESCRIPTION_MAX} fit.", "Shorten it.")

@@ -56,7 +56,8 @@ async def load(
     """Bring the whole VM, all devices, device state and RAM, back to a snapshot.
 
     Prerequisites: :func:`~.status.load_reasons` finds nothing.
-    Effects on success: every device and RAM are as they were; the snapshot is current; the VM runs exactly if it ran before.
+    Effects on success: every device and RAM are as they were; the snapshot is current; the VM runs exactly if it ran
+    before.
     Effects on failure: none where no device was touched.  Else the VM stays paused, ``status`` says which device is in
     which state, and nothing but another load goes on from there.
 
@@ -105,7 +106,7 @@ async def perform(vm: VM, plan: Plan, facts: Facts, client: str, clock: Stopwatc
             except QEMUGone:
                 raise
             except SnaptreeError as error:
-                await failed(vm, plan, pause, client, clock, str(error))
+                await failed(vm, plan, pause, client=client, clock=clock, why=str(error))
             trace.point("load.loaded")
             vm.broken = ""
     except LoadIncomplete:
@@ -148,7 +149,9 @@ def _plan(snapshot: Snapshot, facts: Facts) -> Plan:
 def again(plan: Plan, facts: Facts, *, was_running: bool) -> Plan:
     """Return the plan of the same load once more, in the QEMU that runs now."""
     here = {device.device: device for device in facts.devices}
-    vmstate = next(device for device in facts.devices if any(s.vm_state_size for s in device.snapshots if s.tag == plan.tag))
+    vmstate = next(
+        device for device in facts.devices if any(s.vm_state_size for s in device.snapshots if s.tag == plan.tag)
+    )
     return replace(
         plan,
         job_id=new_job_id(),
@@ -210,7 +213,7 @@ def certainly_untouched(found: dict[str, str]) -> bool:
     return "untouched" in words and words <= {"untouched", "same"}
 
 
-async def failed(vm: VM, plan: Plan, pause: Pause, client: str, clock: Stopwatch, why: str) -> None:
+async def failed(vm: VM, plan: Plan, pause: Pause, *, client: str, clock: Stopwatch, why: str) -> None:
     """Decide after a failed load whether the VM may continue.
 
     :raises QEMUFailed: where nothing was touched.
@@ -224,11 +227,11 @@ async def failed(vm: VM, plan: Plan, pause: Pause, client: str, clock: Stopwatch
     if certainly_untouched(found) and not facts.nodes_error:
         raise QEMUFailed(why, "Nothing was changed; the VM is as it was.")
     pause.stay = True
-    await mark_broken(vm, plan, found, client, clock, why)
+    await mark_broken(vm, plan, found, client=client, clock=clock, why=why)
     raise LoadIncomplete(f"The load of {plan.name} failed half way: {why} {vm.broken}", remedy(plan))
 
 
-async def mark_broken(vm: VM, plan: Plan, found: dict[str, str], client: str, clock: Stopwatch, why: str) -> None:
+async def mark_broken(vm: VM, plan: Plan, found: dict[str, str], *, client: str, clock: Stopwatch, why: str) -> None:
     """Note durably that the disks don't belong together, and end the load in the journal."""
     vm.broken = f"The VM stays paused: {_words(plan, found)}, and RAM is of neither moment for certain."
     entry = await vm.entry("load", plan.name, plan.id, client, clock=clock, result=f"incomplete: {why}")

@@ -18,13 +18,20 @@ class Entry(Protocol):
     """A snapshot in an image, as the qcow2 reader or QEMU tells it."""
 
     @property
-    def tag(self) -> str: ...
+    def tag(self) -> str:
+        """What QEMU shows as the name."""
+
     @property
-    def date_ns(self) -> int: ...
+    def date_ns(self) -> int:
+        """When it was taken, nanoseconds since the epoch."""
+
     @property
-    def vm_clock_ns(self) -> int: ...
+    def vm_clock_ns(self) -> int:
+        """The VM's clock, nanoseconds."""
+
     @property
-    def vm_state_size(self) -> int: ...
+    def vm_state_size(self) -> int:
+        """Bytes of VM state; 0 where another image holds it."""
 
 
 Table = Sequence[Entry]
@@ -46,9 +53,7 @@ class Presence:
 
     def __init__(self, disks: Iterable[Disk]) -> None:
         self.disks = tuple(disks)
-        self._by_tag: dict[str, dict[str, list[Entry]]] = {
-            disk.device: _index(disk.table or ()) for disk in self.disks
-        }
+        self._by_tag: dict[str, dict[str, list[Entry]]] = {disk.device: _index(disk.table or ()) for disk in self.disks}
         self._unreadable = {disk.device for disk in self.disks if disk.table is None}
 
     def holders(self, snapshot: Snapshot) -> set[str]:
@@ -90,7 +95,9 @@ class Presence:
         first = everywhere[0]
         state = max(s.vm_state_size for s in everywhere)
         memory: Memory = "full" if state else "none"
-        one_moment = len({s.vm_clock_ns for s in everywhere}) == 1 and len({s.date_ns // 10**9 for s in everywhere}) == 1
+        one_moment = (
+            len({s.vm_clock_ns for s in everywhere}) == 1 and len({s.date_ns // 10**9 for s in everywhere}) == 1
+        )
         return {
             "name": tag,
             "id": None,

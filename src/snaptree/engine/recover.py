@@ -99,10 +99,12 @@ async def _load(vm: VM, journal: Journal, same_qemu: bool) -> str:
     reverted = [device for device, word in found.items() if word == "reverted"]
     untouched = [device for device, word in found.items() if word == "untouched"]
     if error is not None and not load.certainly_untouched(found):
-        await load.mark_broken(vm, plan, found, journal.client, clock, error)
+        await load.mark_broken(vm, plan, found, client=journal.client, clock=clock, why=error)
         return f"The load of {plan.name} had failed half way. {vm.broken}"
     if not reverted:
-        entry = await vm.entry("load", plan.name, plan.id, journal.client, clock=clock, result="failed: cut off; undone")
+        entry = await vm.entry(
+            "load", plan.name, plan.id, journal.client, clock=clock, result="failed: cut off; undone"
+        )
         await vm.disk(vm.catalog.ended, entry)
         await _resume(vm, plan.was_running, same_qemu)
         return f"The load of {plan.name}, which was cut off, had changed nothing."
@@ -130,11 +132,11 @@ async def _roll_forward(vm: VM, plan: load.Plan, found: dict[str, str], journal:
             found = await vm.disk(load.states, plan)
             async with paused(vm, clock, was_running=False) as pause:
                 pause.stay = True
-            await load.mark_broken(vm, plan, found, journal.client, clock, str(error))
+            await load.mark_broken(vm, plan, found, client=journal.client, clock=clock, why=str(error))
             return vm.broken
         await load.finish(vm, fresh, snapshot, journal.client, clock)
         return f"The load of {plan.name}, which was cut off half way, has been finished: the VM is at {plan.name}."
-    await load.mark_broken(vm, plan, found, journal.client, clock, reasons[0].message)
+    await load.mark_broken(vm, plan, found, client=journal.client, clock=clock, why=reasons[0].message)
     return vm.broken
 
 
@@ -151,5 +153,3 @@ async def _delete(vm: VM, journal: Journal) -> str:
         return ""
     await delete.perform(vm, doomed, journal.client, clock)
     return f"The delete of {names}, which was cut off, has been finished."
-
-

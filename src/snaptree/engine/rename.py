@@ -63,7 +63,9 @@ def rename_in(
         raise NameTaken(f"There is a snapshot {printable(new_name)} already.", "Choose another name.")
     lineage.append(place.lineage, time.time_ns(), lineage.rename_record(snapshot.id, new_name))
     result = f"ok, was {snapshot.name}"
-    catalog.renamed(snapshot.id, new_name, _entry(catalog, "rename", new_name, snapshot.id, client, result))
+    catalog.renamed(
+        snapshot.id, new_name, _entry(catalog, "rename", new_name, snapshot.id, client=client, result=result)
+    )
     return snapshot
 
 
@@ -74,11 +76,13 @@ def describe_in(
     check_description(description)
     snapshot = catalog.find(name=name, id=id)
     lineage.append(place.lineage, time.time_ns(), lineage.describe_record(snapshot.id, description))
-    catalog.described(snapshot.id, description, _entry(catalog, "describe", snapshot.name, snapshot.id, client, "ok"))
+    catalog.described(
+        snapshot.id, description, _entry(catalog, "describe", snapshot.name, snapshot.id, client=client, result="ok")
+    )
     return snapshot
 
 
-def _entry(catalog: Catalog, action: str, name: str, id: str, client: str, result: str) -> Entry:
+def _entry(catalog: Catalog, action: str, name: str, id: str, *, client: str, result: str) -> Entry:
     current = catalog.current()
     holder = catalog.by_id(current.id)
     return Entry(time.time_ns(), action, name, id, current.id, holder.name if holder else "", client, result=result)

@@ -1,6 +1,6 @@
 """Named points in the operations at which a test can stop or kill the process.  Not for: logging.
 
-Armed only by the environment variable ``SNAPTREE_TRACE``, which holds ``POINT=ACTION`` pairs with commas between them:
+Armed only by the environment variable ``SNAPTREE_TRACE``, which holds ``POINT=ACTION`` pairs, comma-separated:
 ``kill`` ends this process by SIGKILL at that point, ``stop`` stops it by SIGSTOP.  Without it a point costs one look-up.
 """
 

@@ -36,7 +36,11 @@ def presence_of(
 
 
 def snapshots(
-    catalog: Catalog, attached: Mapping[str, Device], tables: Mapping[str, Table] | None = None, *, foreign: bool = False
+    catalog: Catalog,
+    attached: Mapping[str, Device],
+    tables: Mapping[str, Table] | None = None,
+    *,
+    foreign: bool = False,
 ) -> list[SnapshotJSON]:
     """Return every snapshot, oldest first; with ``foreign`` also those that are not ours."""
     known = catalog.snapshots()

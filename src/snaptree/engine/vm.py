@@ -35,7 +35,8 @@ class VM:
     :ivar lock: held by the one operation that is under way.
     :ivar gate: open while commands of clients may pass to QEMU; closed inside a pause of ours.
     :ivar busy: the operation under way, for people; empty where there is none.
-    :ivar broken: why nothing may continue on the disks as they are (a load that failed half way); empty where all is well.
+    :ivar broken: why nothing may continue on the disks as they are (a load that failed half way); empty where all is
+        well.
     :ivar allow_raw: QEMU's own snapshot commands may pass, because the user insists.
     :ivar attached: the devices as they were when QEMU was last asked, by name.
     :ivar tables: the snapshots in images that can't be read as files here, as QEMU last told, by device.
@@ -88,7 +89,9 @@ class VM:
         :raises Busy: where another is under way and ``wait`` is false.
         """
         if self.lock.locked() and not wait:
-            raise Busy(f"The VM {self.place.name} is busy with a {self.busy}.", "Try again later, or leave out --no-wait.")
+            raise Busy(
+                f"The VM {self.place.name} is busy with a {self.busy}.", "Try again later, or leave out --no-wait."
+            )
         async with self.lock:
             self.busy = name
             try:
@@ -112,7 +115,16 @@ class VM:
         current = await self.disk(self.catalog.current)
         from_name = await self.current_name(current)
         return Entry(
-            time.time_ns(), action, name, id, current.id, from_name, client, clock.duration_ms(), clock.pause_ms(), result
+            time.time_ns(),
+            action,
+            name,
+            id,
+            current.id,
+            from_name,
+            client,
+            clock.duration_ms(),
+            clock.pause_ms(),
+            result,
         )
 
     async def current_name(self, current: Current) -> str:
@@ -138,7 +150,9 @@ class VM:
     def require_qemu(self) -> None:
         """:raises QEMUGone: where QEMU has ended."""
         if self.session.closed.is_set():
-            raise QEMUGone(f"QEMU of the VM {self.place.name} has ended.", f"`snaptree run {self.place.name}` starts it again.")
+            raise QEMUGone(
+                f"QEMU of the VM {self.place.name} has ended.", f"`snaptree run {self.place.name}` starts it again."
+            )
 
     def close(self) -> None:
         """Close the catalog."""

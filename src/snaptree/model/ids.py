@@ -34,7 +34,8 @@ def check_prefix(text: str) -> str:
     digits = text.replace("-", "").lower()
     if not re.fullmatch(r"[0-9a-f]{1,32}", digits):
         raise UsageError(
-            f"{printable(text)} is no id and no prefix of one.", "An id is a UUID; `snaptree list --json` shows the ids."
+            f"{printable(text)} is no id and no prefix of one.",
+            "An id is a UUID; `snaptree list --json` shows the ids.",
         )
     if len(digits) < PREFIX_MIN:
         raise UsageError(

@@ -15,9 +15,12 @@ class HasLineage(Protocol):
     """Anything with an id and a parent's id."""
 
     @property
-    def id(self) -> str: ...
+    def id(self) -> str:
+        """Its id."""
+
     @property
-    def parent_id(self) -> str: ...
+    def parent_id(self) -> str:
+        """Its parent's id; nil for a root."""
 
 
 S = TypeVar("S", bound=HasLineage)

@@ -21,7 +21,7 @@ def sync_directory(path: Path) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write ``value`` to ``path`` with mode 0600, durably; a reader sees the old content or the new, never half of it."""
+    """Write ``value`` to ``path`` with mode 0600, durably; a reader sees the old content or the new, whole."""
     stage = path.with_name(f".{path.name}.{os.getpid()}")
     fd = os.open(stage, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
@@ -30,10 +30,10 @@ def write_json(path: Path, value: object) -> None:
             file.write("\n")
             file.flush()
             os.fsync(file.fileno())
-        os.rename(stage, path)
+        stage.rename(path)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.unlink(stage)
+            stage.unlink()
         raise
     sync_directory(path.parent)
 
@@ -63,7 +63,9 @@ def private_directory(path: Path) -> None:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         info = path.lstat()
     except OSError as error:
-        raise SnaptreeError(f"The directory {path} cannot be made: {error.strerror}.", "Choose another SNAPTREE_HOME.") from error
+        raise SnaptreeError(
+            f"The directory {path} cannot be made: {error.strerror}.", "Choose another SNAPTREE_HOME."
+        ) from error
     if not stat.S_ISDIR(info.st_mode):
         raise SnaptreeError(f"{path} is no directory.", "Move it away.")
     if info.st_uid != os.geteuid():

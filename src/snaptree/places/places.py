@@ -240,7 +240,9 @@ class Places:
         import difflib  # noqa: PLC0415  only an error needs it
 
         alike = difflib.get_close_matches(name, self.vm_names(), 3)
-        hint = f"Did you mean {' or '.join(alike)}?" if alike else "`snaptree vms` lists them, `snaptree run` makes one."
+        hint = (
+            f"Did you mean {' or '.join(alike)}?" if alike else "`snaptree vms` lists them, `snaptree run` makes one."
+        )
         raise NoSuchVM(f"There is no VM {printable(name)}.", hint)
 
 

@@ -1,169 +1,426 @@
-"""A QEMU command line: what of it matters to us, and what we add.  Not for: understanding the rest.
+"""QEMU's command line as the user gave it: what in it matters to us, and what we add.  Not for: starting QEMU.
 
-QEMU takes an option with one hyphen or with two; almost every one takes an argument, which is then the next word,
-whatever it looks like (``lookup_opt`` in QEMU's softmmu/vl.c).
+Words are read as QEMU's ``qemu_init()`` does: in any order, with one or two dashes, an option's argument is the
+next word whatever it is, and every other word is a disk image.  What ``-readconfig`` brings in is not seen.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Final
 
 from ..model.names import printable
 from ..model.reason import Reason
 
-FLAGS = frozenset(
-    """
-    h help version audio-help mem-prealloc snapshot usb nographic portrait full-screen win2k-hack no-fd-bootchk no-acpi
-    no-hpet singlestep one-insn-per-tb preconfig S s enable-kvm xen-attach xen-domid-restrict no-reboot no-shutdown
-    daemonize only-migratable nodefaults no-user-config async-teardown enable-sync-profile perfmap jitdump old-param
-    semihosting curses sdl enable-fips no-quit alt-grab ctrl-grab tdf no-kvm
-    """.split()
-)
-"""QEMU's options without an argument (qemu-options.hx of 7.2 to 11)."""
+MONITOR_ID: Final = "snaptree-qmp"
 
-_CHARDEV_OPTIONS = frozenset({"serial", "parallel", "monitor", "qmp", "qmp-pretty", "debugcon", "gdb"})
-_HELP = frozenset({"h", "help", "version", "audio-help"})
-_HELP_WORDS = frozenset({"help", "?"})
-MONITOR_ID = "snaptree-qmp"
+FLAGS: Final = frozenset(
+    [
+        "S",
+        "async-teardown",
+        "audio-help",
+        "curses",
+        "daemonize",
+        "enable-kvm",
+        "enable-sync-profile",
+        "full-screen",
+        "h",
+        "help",
+        "jitdump",
+        "mem-prealloc",
+        "no-acpi",
+        "no-fd-bootchk",
+        "no-hpet",
+        "no-reboot",
+        "no-shutdown",
+        "no-user-config",
+        "nodefaults",
+        "nographic",
+        "old-param",
+        "only-migratable",
+        "perfmap",
+        "portrait",
+        "preconfig",
+        "s",
+        "semihosting",
+        "singlestep",
+        "snapshot",
+        "usb",
+        "version",
+        "win2k-hack",
+        "xen-attach",
+        "xen-domid-restrict",
+    ]
+)
+"""The options without an argument, of QEMU 7.2 to 10.0 for x86."""
+
+VALUED: Final = frozenset(
+    [
+        "D",
+        "L",
+        "M",
+        "accel",
+        "acpitable",
+        "action",
+        "add-fd",
+        "append",
+        "audio",
+        "audiodev",
+        "bios",
+        "blockdev",
+        "boot",
+        "cdrom",
+        "chardev",
+        "chroot",
+        "compat",
+        "cpu",
+        "d",
+        "debugcon",
+        "device",
+        "dfilter",
+        "display",
+        "drive",
+        "dtb",
+        "dump-vmstate",
+        "echr",
+        "fda",
+        "fdb",
+        "fsdev",
+        "fw_cfg",
+        "g",
+        "gdb",
+        "global",
+        "hda",
+        "hdb",
+        "hdc",
+        "hdd",
+        "icount",
+        "incoming",
+        "initrd",
+        "iscsi",
+        "k",
+        "kernel",
+        "loadvm",
+        "m",
+        "machine",
+        "mem-path",
+        "mon",
+        "monitor",
+        "msg",
+        "mtdblock",
+        "name",
+        "net",
+        "netdev",
+        "nic",
+        "numa",
+        "object",
+        "option-rom",
+        "overcommit",
+        "parallel",
+        "pflash",
+        "pidfile",
+        "plugin",
+        "prom-env",
+        "qmp",
+        "qmp-pretty",
+        "qtest",
+        "qtest-log",
+        "readconfig",
+        "rotate",
+        "rtc",
+        "run-with",
+        "runas",
+        "sandbox",
+        "sd",
+        "seed",
+        "semihosting-config",
+        "serial",
+        "set",
+        "shim",
+        "smbios",
+        "smp",
+        "spice",
+        "tpmdev",
+        "trace",
+        "usbdevice",
+        "uuid",
+        "vga",
+        "virtfs",
+        "vnc",
+        "watchdog-action",
+        "xen-domid",
+    ]
+)
+"""The options with one."""
+
+_LISTS = frozenset(
+    [
+        "L",
+        "M",
+        "accel",
+        "audio",
+        "audiodev",
+        "chardev",
+        "cpu",
+        "d",
+        "device",
+        "display",
+        "drive",
+        "machine",
+        "net",
+        "netdev",
+        "nic",
+        "object",
+        "tpmdev",
+        "trace",
+        "vga",
+    ]
+)
+"""Options that print a list and end QEMU where their argument asks for help."""
+_CHARACTER_DEVICES = frozenset(["debugcon", "gdb", "monitor", "parallel", "qmp", "qmp-pretty", "qtest", "serial"])
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option: its name without hyphens, its argument (empty for a flag), and the words as they were given."""
+    """An option as it stands there.
+
+    :param name: without dashes.
+    :param value: its argument; ``None`` where it has none.
+    :param written: the words as the user wrote them.
+    """
 
     name: str
-    argument: str
-    words: tuple[str, ...]
+    value: str | None
+    written: str
 
-    def __str__(self) -> str:
-        return " ".join(self.words)
+    def fields(self) -> list[tuple[str, str]]:
+        """Return the ``key=value`` pairs of the argument; the key of a first bare word is empty, later ones are on."""
+        value = self.value or ""
+        if value.startswith("{"):
+            try:
+                members: Any = json.loads(value)
+            except (ValueError, RecursionError):
+                members = {}
+            return [(key, str(item)) for key, item in members.items()] if isinstance(members, dict) else []
+        found = []
+        # A doubled comma is a comma.
+        for place, field in enumerate(value.replace(",,", "\0").split(",")):
+            key, equals, rest = field.replace("\0", ",").partition("=")
+            found.append((key, rest) if equals else ("", key) if place == 0 else (key, "on"))
+        return found
+
+
+def options(argv: Sequence[str]) -> Iterator[Option]:
+    """Yield the options of a command line whose first word is the program."""
+    words = iter(argv[1:])
+    word = next(words, None)
+    while word is not None:
+        following = next(words, None)
+        if not word.startswith("-"):
+            word = following
+            continue
+        name = word[2:] if word.startswith("--") else word[1:]
+        takes = name in VALUED or (name not in FLAGS and name != "" and not (following or "-").startswith("-"))
+        if takes and following is not None:
+            yield Option(name, following, f"{word} {following}")
+            word = next(words, None)
+        else:
+            yield Option(name, None, word)
+            word = following
 
 
 @dataclass(frozen=True, slots=True)
 class CommandLine:
-    """What of a command line matters to us.
+    """What in a command line matters to us.  Where an option is named, it is as the user wrote it.
 
-    :param paused: ``-S``: the user wants to continue the VM himself.
-    :param incoming: QEMU waits for a migration.
-    :param stdio: the options that use standard input and output.
-    :param refused: the options that would go around us, with what to use instead.
+    :param paused: ``-S``.
+    :param discards: the options that make QEMU throw all writes away: ``-snapshot``, a drive's ``snapshot=on``.
+    :param no_shutdown: QEMU stays when the guest powers off; also by ``-action``.
+    :param no_reboot: QEMU ends when the guest reboots; also by ``-action``.
+    :param stdio: the options that use the terminal.
+    :param prints: the options that make QEMU print something and end.
+    :param runas: the user that QEMU becomes.
+    :param nographic: ``-nographic``.
+    :param default_monitor: QEMU would make itself a human monitor, because the user chose none.
+    :param default_serial: QEMU would make itself a serial port, because the user chose none.
+    :param chardev_ids: the ids that are taken.
     """
 
-    program: str
-    options: tuple[Option, ...]
+    program: str = ""
     paused: bool = False
-    incoming: bool = False
-    stdio: tuple[Option, ...] = ()
-    refused: tuple[tuple[Option, str, str], ...] = ()
-
-
-def options(argv: Sequence[str]) -> Iterator[Option]:
-    """Yield the options after the program; a bare word, a disk image, has the name of none."""
-    words = iter(argv[1:])
-    for word in words:
-        if not word.startswith("-") or word == "-":
-            yield Option("", word, (word,))
-            continue
-        name = word[2:] if word.startswith("--") else word[1:]
-        if name in FLAGS:
-            yield Option(name, "", (word,))
-            continue
-        argument = next(words, "")
-        yield Option(name, argument, (word, argument))
+    incoming: str | None = None
+    loadvm: str | None = None
+    discards: tuple[str, ...] = ()
+    daemonize: bool = False
+    preconfig: bool = False
+    no_shutdown: bool = False
+    no_reboot: bool = False
+    stdio: tuple[str, ...] = ()
+    prints: tuple[str, ...] = ()
+    icount: str | None = None
+    pidfile: str | None = None
+    chroot: str | None = None
+    runas: str | None = None
+    nographic: bool = False
+    default_monitor: bool = True
+    default_serial: bool = True
+    chardev_ids: frozenset[str] = frozenset()
 
 
 def analyse(argv: Sequence[str]) -> CommandLine:
-    """Return what of a command line matters to us.
-
-    :param argv: the program and its arguments; may be empty.
-    """
-    found = tuple(options(argv))
-    names = {option.name for option in found}
+    """Return what a command line says."""
+    given = list(options(argv))
+    last = {option.name: option.value for option in given}
+    actions = {field for option in given if option.name == "action" for field in option.fields()}
+    run_with = dict(field for option in given if option.name == "run-with" for field in option.fields())
+    nographic = next((option.written for option in given if option.name == "nographic"), None)
+    default_monitor, default_serial = _default_monitor(given), _default_serial(given)
+    stdio = [option.written for option in given if _uses_stdio(option)]
+    if nographic is not None and (default_monitor or default_serial):
+        stdio.append(nographic)
     return CommandLine(
         program=argv[0] if argv else "",
-        options=found,
-        paused="S" in names,
-        incoming="incoming" in names,
-        stdio=tuple(option for option in found if _uses_stdio(option, names)),
-        refused=tuple((option, *why) for option in found if (why := _refused(option))),
+        paused="S" in last,
+        incoming=last.get("incoming"),
+        loadvm=last.get("loadvm"),
+        discards=tuple(option.written for option in given if _discards(option)),
+        daemonize="daemonize" in last,
+        preconfig="preconfig" in last,
+        no_shutdown="no-shutdown" in last or ("shutdown", "pause") in actions,
+        no_reboot="no-reboot" in last or ("reboot", "shutdown") in actions,
+        stdio=tuple(stdio),
+        prints=tuple(option.written for option in given if _prints(option)),
+        icount=last.get("icount"),
+        pidfile=last.get("pidfile"),
+        chroot=last.get("chroot", run_with.get("chroot")),
+        runas=last.get("runas", run_with.get("user")),
+        nographic=nographic is not None,
+        default_monitor=default_monitor,
+        default_serial=default_serial,
+        chardev_ids=frozenset(
+            value for option in given if option.name == "chardev" for key, value in option.fields() if key == "id"
+        ),
     )
 
 
-def refusals(command: CommandLine, detached: bool) -> tuple[Reason, ...]:
-    """Return every reason why a command line cannot be run under care; empty where it can.
+def refusals(command: CommandLine, detach: bool) -> tuple[Reason, ...]:
+    """Return why we cannot run such a QEMU; empty where we can.
 
-    :param detached: there is no terminal.
+    :param detach: nobody is at the terminal.
     """
-    reasons = [
-        Reason("command-line", f"The option {printable(str(option))} {why}.", remedy)
-        for option, why, remedy in command.refused
-    ]
-    if detached:
-        reasons += [
-            Reason(
-                "command-line",
-                f"The option {printable(str(option))} wants a terminal, and with --detach there is none.",
-                "Leave out --detach, or give it a file or a socket: -serial file:PATH, -display none.",
-            )
-            for option in command.stdio
-        ]
-    return tuple(reasons)
+    found = []
+
+    def refuse(code: str, message: str, remedy: str) -> None:
+        found.append(Reason(code, message, remedy))
+
+    for option in command.prints:
+        refuse(
+            "prints-and-ends", f"{printable(option)} makes QEMU print something and end.", "Call QEMU itself for it."
+        )
+    if command.loadvm is not None:
+        refuse(
+            "loadvm",
+            f"-loadvm {printable(command.loadvm)} would load a snapshot that is not in the lineage.",
+            "Leave it out, and load a snapshot by `snaptree load` once the VM runs.",
+        )
+    for option in command.discards:
+        refuse(
+            "writes-discarded",
+            f"{printable(option)} makes QEMU throw away what is written to disks, and every snapshot with it.",
+            "Leave it out; take a snapshot by `snaptree create`, and go back to it by `snaptree load`.",
+        )
+    if command.daemonize:
+        refuse(
+            "daemonize",
+            "-daemonize would take QEMU out of the supervisor's sight.",
+            "Leave it out, and use `snaptree run --detach`.",
+        )
+    if command.preconfig:
+        refuse(
+            "preconfig",
+            "-preconfig makes QEMU wait for commands before it makes the machine, and snaptree does not give them.",
+            "Leave it out, or start QEMU yourself and then use `snaptree attach`.",
+        )
+    for option in command.stdio if detach else ():
+        refuse(
+            "stdio-detached",
+            f"{printable(option)} uses the terminal, and a detached QEMU has none.",
+            "Leave out --detach, or send it to a socket or a file, for example -display none -serial file:serial.log.",
+        )
+    return tuple(found)
 
 
 def with_monitor(argv: Sequence[str], fd: int) -> list[str]:
-    """Return the command line with our QMP monitor on a listening socket, and stopped before the first instruction.
+    """Return the command line with a QMP monitor of ours, that starts paused.
 
-    So nothing runs before the disks have been looked at; a QEMU that waits for a migration is left as it is.
-
-    :param fd: the listening socket that QEMU inherits.
+    :param fd: a listening Unix socket that QEMU inherits.
     """
     command = analyse(argv)
-    id = MONITOR_ID
-    while any(f"id={id}" in option.argument.split(",") for option in command.options):
-        id += "-"
+    id, count = MONITOR_ID, 1
+    while id in command.chardev_ids:
+        count += 1
+        id = f"{MONITOR_ID}-{count}"
     added = ["-chardev", f"socket,id={id},fd={fd},server=on,wait=off", "-mon", f"chardev={id},mode=control"]
-    if not (command.paused or command.incoming):
+    if command.default_monitor:
+        # Any -mon takes away the human monitor that QEMU makes by default: say what it would have made
+        # (qemu_create_default_devices()), so that the user's terminal and window are as without us.
+        if not command.nographic:
+            added += ["-monitor", "vc:80Cx24C"]
+        elif command.default_serial:
+            added += ["-serial", "mon:stdio"]
+        else:
+            added += ["-monitor", "stdio"]
+    if not command.paused and command.incoming is None:
         added.append("-S")
     return [*argv, *added]
 
 
-def _uses_stdio(option: Option, names: set[str]) -> bool:
-    backend = option.argument.partition(",")[0]
-    match option.name:
-        case "nographic":
-            # Without devices of its own -nographic puts nothing on the terminal.
-            return "nodefaults" not in names
-        case "curses":
-            return True
-        case "display":
-            return backend == "curses"
-        case "chardev":
-            return backend in ("stdio", "backend=stdio")
-        case name if name in _CHARDEV_OPTIONS:
-            return backend.removeprefix("mon:").removeprefix("chardev:") == "stdio"
-    return False
+def _default_monitor(given: Sequence[Option]) -> bool:
+    return not any(
+        option.name in ("nodefaults", "monitor", "qmp", "qmp-pretty", "mon")
+        or (option.name in ("serial", "parallel") and (option.value or "").startswith("mon:"))
+        for option in given
+    )
 
 
-def _refused(option: Option) -> tuple[str, str] | None:
-    """Return why an option cannot be had here, and what to use instead."""
-    match option.name:
-        case "loadvm":
-            return (
-                "loads by tag or by QEMU's own id, and past the lineage",
-                "Leave it out, and then: snaptree load VM NAME.",
-            )
-        case "snapshot":
-            return (
-                "writes to throw-away overlays, where every snapshot is lost when QEMU ends",
-                "Leave it out; take a snapshot first, and load it when the VM is to be as it was.",
-            )
-        case "daemonize":
-            return "takes QEMU out of our sight", "Use `snaptree run --detach` instead."
-        case "preconfig":
-            return "stops QEMU before it has built the machine", "Leave it out; -S stops before the first instruction."
-        case name if name in _HELP:
-            return "makes QEMU print and end", "Ask QEMU itself."
-    if option.argument in _HELP_WORDS or option.argument.partition(",")[2] in _HELP_WORDS:
-        return "makes QEMU print and end", "Ask QEMU itself."
-    return None
+def _default_serial(given: Sequence[Option]) -> bool:
+    for option in given:
+        if option.name in ("nodefaults", "serial"):
+            return False
+        if option.name in ("device", "global"):
+            for key, value in option.fields():
+                if "isa-serial" in ((value,) if key in ("", "driver") else (key.partition(".")[0],)):
+                    return False
+    return True
+
+
+def _uses_stdio(option: Option) -> bool:
+    value = option.value or ""
+    if option.name in _CHARACTER_DEVICES:
+        return value.removeprefix("mon:").partition(",")[0] == "stdio"
+    if option.name == "chardev":
+        return any(key in ("", "backend") and field == "stdio" for key, field in option.fields())
+    if option.name == "display":
+        return any(key in ("", "type") and field == "curses" for key, field in option.fields())
+    return option.name == "curses"
+
+
+def _discards(option: Option) -> bool:
+    if option.name == "drive":
+        return any(key == "snapshot" and value in ("on", "yes", "true", "y") for key, value in option.fields())
+    if option.name == "set":
+        group, _, rest = (option.value or "").partition(".")
+        return group == "drive" and rest.partition(".")[2] in ("snapshot=on", "snapshot=yes", "snapshot=true")
+    return option.name == "snapshot"
+
+
+def _prints(option: Option) -> bool:
+    if option.name in _LISTS:
+        # The value of a key that takes any text may be the word "help"; a bare one never is.
+        return any(
+            value in ("help", "?") if key in ("", "driver", "format", "model", "type") else key in ("help", "?")
+            for key, value in option.fields()
+        )
+    return option.name in ("h", "help", "version", "audio-help", "dump-vmstate")

@@ -5,8 +5,8 @@ qemu-img takes QEMU's own locks on the image, so one that is in use is refused.
 
 from __future__ import annotations
 
-import os
 import subprocess
+from pathlib import Path
 
 from ..model.errors import ImageError
 from ..model.names import printable
@@ -19,7 +19,7 @@ def delete_snapshot(file: str, tag: str) -> None:
 
     :raises ImageError: where qemu-img can't, with its words.
     """
-    image = os.path.abspath(file)
+    image = str(Path(file).absolute())
     try:
         done = subprocess.run(["qemu-img", "snapshot", "-d", tag, image], capture_output=True, check=False)
     except OSError as error:

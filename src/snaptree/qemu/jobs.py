@@ -89,5 +89,3 @@ async def dismiss_leftovers(session: Session, keep: str = "") -> list[JobEnd]:
             await dismiss(session, job["id"])
             ends.append(JobEnd(job["id"], str(job.get("error", ""))))
     return ends
-
-

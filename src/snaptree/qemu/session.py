@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from qemu.qmp import ConnectError, ExecuteError, ExecInterruptedError, Message, QMPClient, QMPError, Runstate
+from qemu.qmp import ConnectError, ExecInterruptedError, ExecuteError, Message, QMPClient, QMPError, Runstate
 
 from ..model.errors import ProtocolError, QEMUFailed, QEMUGone, UsageError
 from ..model.names import printable
@@ -79,7 +79,9 @@ class Session:
                     f"Nobody answers at QEMU's QMP socket {address}: {cause.strerror or cause}.",
                     "Start QEMU with -qmp unix:PATH,server=on,wait=off and give that PATH.",
                 ) from error
-            raise ProtocolError(f"What listens at {address} does not speak QMP: {cause}.", "Give QEMU's -qmp socket.") from error
+            raise ProtocolError(
+                f"What listens at {address} does not speak QMP: {cause}.", "Give QEMU's -qmp socket."
+            ) from error
         if client.greeting is not None:
             session.greeting = dict(client.greeting._raw)
         session._pump_task = asyncio.create_task(session._pump(), name="qmp-events")

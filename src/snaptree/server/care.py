@@ -138,7 +138,9 @@ class Supervised:
         said = launch.last_words(self.place.qemu_log, self.words.start)
         how = launch.describe_status(self.process.status)
         raise QEMUStartFailed(
-            f"QEMU {how} before it could be used. It said: {said}" if said else f"QEMU {how} at its start, without a word.",
+            f"QEMU {how} before it could be used. It said: {said}"
+            if said
+            else f"QEMU {how} at its start, without a word.",
             "Mend the command line; with the same words QEMU alone fails too.",
         )
 
@@ -185,7 +187,9 @@ class Supervised:
 
     async def serve(self, ready: Callable[[Ready], None]) -> End:
         """Serve until QEMU has ended, or a signal asks us to end."""
-        assert self.vm is not None and self.session is not None and self.server is not None
+        assert self.vm
+        assert self.session
+        assert self.server
         loop = asyncio.get_running_loop()
         asked = asyncio.Event()
 
@@ -228,14 +232,16 @@ class Supervised:
             self._relay()
 
     async def _quit(self) -> None:
-        assert self.vm is not None and self.session is not None
+        assert self.vm
+        assert self.session
         async with self.vm.lock:  # what is under way ends first
             with contextlib.suppress(SnaptreeError):
                 await self.session.execute("quit")
 
     async def _gone(self) -> End:
         """QEMU has ended, or its connection has."""
-        assert self.vm is not None and self.server is not None
+        assert self.vm
+        assert self.server
         asked = bool(self._asked_to_end) or self.server.quit_asked or self.vm.run_state == "shutdown"
         if self.process is not None:
             try:

@@ -68,7 +68,9 @@ def detached(work: Work) -> Ready:
         raise Interrupted("Interrupted before the VM was served.") from None
     if not said:
         os.waitpid(pid, 0)
-        raise SnaptreeError("The supervisor ended before the VM was served.", "Its last words are in supervisor.log in the VM's folder.")
+        raise SnaptreeError(
+            "The supervisor ended before the VM was served.", "Its last words are in supervisor.log in the VM's folder."
+        )
     value = json.loads(said)
     if "error" in value:
         os.waitpid(pid, 0)
@@ -111,7 +113,7 @@ def _child(work: Work, write: int) -> None:
         except SnaptreeError as error:
             reasons = [reason.to_json() for reason in getattr(error, "reasons", ())]
             tell({"error": {"code": error.code, "message": error.message, "remedy": error.remedy, "reasons": reasons}})
-        except BaseException as error:  # noqa: BLE001  the caller must hear of it, whatever it is
+        except BaseException as error:
             import logging  # noqa: PLC0415
 
             logging.getLogger(__name__).exception("the supervisor failed")

@@ -45,9 +45,7 @@ def return_reply(value: object, id: object = ABSENT) -> bytes:
     return encode(_with_id({"return": value}, id))
 
 
-def error_reply(
-    error_class: str, desc: str, id: object = ABSENT, members: Mapping[str, object] | None = None
-) -> bytes:
+def error_reply(error_class: str, desc: str, id: object = ABSENT, members: Mapping[str, object] | None = None) -> bytes:
     """Return the line of a failure.
 
     :param members: more members of the error object, beside QMP's two.

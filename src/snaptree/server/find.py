@@ -58,6 +58,6 @@ def command_of(process: launch.Process | None) -> list[str]:
 def cwd_of(process: launch.Process | None) -> str:
     """Return the working directory of a process that somebody else started, where it can be read."""
     try:
-        return os.readlink(f"/proc/{process.pid}/cwd") if process else ""
+        return str(Path(f"/proc/{process.pid}/cwd").readlink()) if process else ""
     except OSError:
         return ""

@@ -1,7 +1,7 @@
 """Further addresses at which a VM is served, TCP with TLS among them.  Not for: the VM's own socket.
 
-Beyond loopback a client must show a certificate: whoever speaks QMP to a VM can do to it, and to the files that QEMU may
-open, what QEMU can.
+Beyond loopback a client must show a certificate: whoever speaks QMP to a VM can do to it, and to the files that QEMU
+may open, what QEMU can.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The human monitor's snapshot commands, with one meaning each.  Not for: any other monitor command, which passes.
 
-``savevm NAME`` takes a new name only; ``loadvm`` and ``delvm`` say which of the two they mean, ``tag=NAME`` or ``id=ID``;
+``savevm NAME`` takes a new name only; ``loadvm`` and ``delvm`` say which of two they mean, ``tag=NAME`` or ``id=ID``;
 ``info snapshots`` shows every device.  Errors are text, as the monitor's own are.
 """
 
@@ -38,7 +38,7 @@ def find(line: str, *, raw: bool = False) -> tuple[Monitor, str] | None:
     if word in ("c", "cont"):
         return _cont, rest
     if word in _RAW:
-        return (None if raw else (_refuse, word))
+        return None if raw else (_refuse, word)
     monitor = {"savevm": _savevm, "loadvm": _loadvm, "delvm": _delvm}.get(word)
     return (monitor, rest) if monitor else None
 
@@ -85,7 +85,9 @@ async def _refuse(vm: VM, word: str, client: str) -> str:
 
 async def _cont(vm: VM, rest: str, client: str) -> str:
     if vm.broken:
-        return f"Error: The VM cannot continue: a load failed half way. {vm.broken} Load a snapshot: loadvm tag=NAME\r\n"
+        return (
+            f"Error: The VM cannot continue: a load failed half way. {vm.broken} Load a snapshot: loadvm tag=NAME\r\n"
+        )
     await vm.gate.wait()
     answer = await vm.session.execute("human-monitor-command", {"command-line": f"cont {rest}".strip()})
     return str(answer)

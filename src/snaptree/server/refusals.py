@@ -31,7 +31,9 @@ def check_passing(command: str, arguments: Mapping[str, Any]) -> None:
         for action in arguments.get("actions") or ():
             kind = action.get("type") if isinstance(action, dict) else None
             if kind == "blockdev-snapshot-internal-sync":
-                raise Refused(f"A transaction with {kind} would go around the lineage of the snapshots.", _INSTEAD[kind])
+                raise Refused(
+                    f"A transaction with {kind} would go around the lineage of the snapshots.", _INSTEAD[kind]
+                )
 
 
 def check_continuing(vm: VM, command: str) -> None:

@@ -132,7 +132,13 @@ def _entries() -> list[Entry]:
         if returned.startswith("["):
             lists.add(returned)
         entries.append(
-            {"name": command.name, "meta-type": "command", "arg-type": arguments, "ret-type": returned, "allow-oob": False}
+            {
+                "name": command.name,
+                "meta-type": "command",
+                "arg-type": arguments,
+                "ret-type": returned,
+                "allow-oob": False,
+            }
         )
     entries += [_object(name, members, lists) for name, members in TYPES.items()]
     entries += [{"name": name, "meta-type": "event", "arg-type": data} for name, data in EVENTS.items()]

@@ -214,9 +214,7 @@ class ClientSession:
         command, arguments = request.command, request.arguments
         if not self._negotiated:
             if command != "qmp_capabilities":
-                raise QMPError(
-                    "CommandNotFound", "Expecting capabilities negotiation with 'qmp_capabilities'"
-                )
+                raise QMPError("CommandNotFound", "Expecting capabilities negotiation with 'qmp_capabilities'")
             read_capabilities(arguments)
             self._negotiated = True
             return {"return": {}}

@@ -17,7 +17,6 @@ from . import listeners, logs
 from .care import End, Options, Ready, Supervised
 from .find import absolute, command_of, cwd_of, find_process
 
-
 DEFAULT = Options()
 
 
@@ -89,7 +88,10 @@ async def attach(
     listeners.check(options.listen, options.tls)
     fresh = not place.exists()
     if fresh and address is None:
-        raise Refused(f"There is no VM {place.name} yet.", f"Say where its QEMU listens: snaptree attach {place.name} --qmp unix:PATH.")
+        raise Refused(
+            f"There is no VM {place.name} yet.",
+            f"Say where its QEMU listens: snaptree attach {place.name} --qmp unix:PATH.",
+        )
     place.make()
     lock = take_lock(place)
     try:
@@ -143,7 +145,9 @@ def take_lock(place: VMPlace) -> SupervisorLock:
     """
     lock = SupervisorLock.take(place.lock)
     if lock is None:
-        raise VMRuns(f"The VM {place.name} runs already.", f"`snaptree stop {place.name}` ends it; or choose another name.")
+        raise VMRuns(
+            f"The VM {place.name} runs already.", f"`snaptree stop {place.name}` ends it; or choose another name."
+        )
     return lock
 
 

@@ -20,7 +20,8 @@ QUICK_BOOT = "console=ttyS0 quiet nokaslr cryptomgr.notests noreplace-smp lsm= m
 """A third off the kernel's boot time under TCG."""
 
 _STATE = re.compile(r"STATE (OK|MISMATCH) ram=([0-9]+)((?: [a-d]=[0-9]+)*)")
-_TROUBLE = re.compile(r"GUEST-FAILED.*|.*Kernel panic.*|STATE MISMATCH.*")
+_FAILURE = re.compile(r"GUEST-FAILED.*|.*Kernel panic.*")
+_MISMATCH = re.compile(r"STATE MISMATCH.*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +51,15 @@ def parse_states(serial: str) -> list[State]:
     return states
 
 
+def find_failure(serial: str) -> str | None:
+    """Return the first line that says that the guest goes no further."""
+    match = _FAILURE.search(serial)
+    return match[0].strip() if match else None
+
+
 def find_trouble(serial: str) -> str | None:
-    """Return the first line that says that the guest failed, or disagrees with its disks."""
-    match = _TROUBLE.search(serial)
+    """Return the first line that says that the guest goes no further, or that RAM and disks disagree."""
+    match = _FAILURE.search(serial) or _MISMATCH.search(serial)
     return match[0].strip() if match else None
 
 

@@ -1,0 +1,176 @@
+"""The test framework itself, on plain QEMU: what every other functional test relies on."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from tests.framework import processes
+from tests.framework.guests import Guest, State, find_trouble, parse_states
+from tests.framework.vm import VMFactory
+from tests.guest import build
+from tests.guest.firmware import assemble, firmware_image
+
+GUESTS: tuple[Guest, ...] = ("firmware", "linux")
+
+
+@pytest.mark.parametrize("guest", GUESTS)
+def test_a_guest_counts_in_ram_and_on_both_disks_alike(vm_factory: VMFactory, guest: Guest) -> None:
+    vm = vm_factory(guest=guest)
+    vm.start_plain_qemu()
+    states = vm.wait_states(5)
+    assert states[:5] == [State(True, n, (n, n)) for n in range(5)]
+    vm.assert_guest_ok()
+
+
+@pytest.mark.parametrize("guest", GUESTS)
+def test_a_guest_works_with_one_disk_where_it_is_told_so(vm_factory: VMFactory, guest: Guest) -> None:
+    vm = vm_factory(guest=guest, disks=1)
+    vm.start_plain_qemu(disks="blockdev", cache="none")
+    assert vm.wait_state_after(2).disks == (3,)
+    vm.assert_guest_ok()
+
+
+@pytest.mark.parametrize("guest", GUESTS)
+def test_a_guest_that_misses_a_disk_fails_loudly(vm_factory: VMFactory, guest: Guest) -> None:
+    vm = vm_factory(guest=guest)
+    vm.start_plain_qemu("-drive", f"file={vm.disks[0]},format=qcow2,if=virtio", disks="none")
+    with pytest.raises(AssertionError, match="GUEST-FAILED"):
+        vm.wait_states(1)
+
+
+@pytest.mark.parametrize("guest", GUESTS)
+def test_savevm_and_loadvm_of_plain_qemu_bring_back_the_counters(vm_factory: VMFactory, guest: Guest) -> None:
+    vm = vm_factory(guest=guest)
+    plain = vm.start_plain_qemu()
+    vm.wait_states(3)
+    assert plain.qmp.hmp("savevm s") == ""
+    saved = vm.states()[-1].ram
+    vm.wait_state_after(saved + 10)
+    since = vm.serial_end()
+    assert plain.qmp.hmp("loadvm s") == ""
+    # The first line may still be one from before the load, as the last line before the save may have come after it.
+    assert saved - 1 <= vm.wait_states(2, since)[1].ram <= saved + 3
+    vm.wait_state_after(saved + 12, since)
+    vm.assert_guest_ok()
+
+
+def test_a_snapshot_goes_on_in_a_new_process(vm_factory: VMFactory) -> None:
+    vm = vm_factory()
+    plain = vm.start_plain_qemu()
+    vm.wait_states(3)
+    assert plain.qmp.hmp("savevm s") == ""
+    saved = vm.states()[-1].ram
+    vm.wait_state_after(saved + 5)
+    plain.kill()
+    since = vm.serial_end()
+    vm.start_plain_qemu("-loadvm", "s")
+    assert saved - 1 <= vm.wait_states(1, since)[0].ram <= saved + 3
+    vm.assert_guest_ok()
+
+
+@pytest.mark.parametrize("guest", GUESTS)
+def test_a_guest_sees_that_one_disk_is_of_another_moment(vm_factory: VMFactory, guest: Guest) -> None:
+    vm = vm_factory(guest=guest)
+    plain = vm.start_plain_qemu(disks="blockdev")
+    vm.wait_states(3)
+    for command, job in (("snapshot-save", "save"), ("snapshot-load", "load")):
+        since = len(plain.qmp.events)
+        arguments = {"job-id": job, "tag": "s", "vmstate": "disk-a", "devices": ["disk-a"]}
+        plain.qmp.execute(command, arguments)
+        plain.qmp.wait_event("JOB_STATUS_CHANGE", since, id=job, status="concluded")
+        assert "error" not in plain.qmp.execute("query-jobs")[0]
+        plain.qmp.execute("job-dismiss", {"id": job})
+        vm.wait_states(len(vm.states()) + 3)
+    with pytest.raises(AssertionError, match="STATE MISMATCH"):
+        vm.assert_guest_ok()
+
+
+def test_a_guest_sees_a_page_of_ram_that_is_of_another_moment(vm_factory: VMFactory) -> None:
+    vm = vm_factory()
+    backend = f"memory-backend-file,id=pc.ram,size=128M,share=on,mem-path={vm.root}/ram"
+    plain = vm.start_plain_qemu("-object", backend, "-M", "memory-backend=pc.ram")
+    vm.wait_states(3)
+    plain.qmp.execute("stop")
+    with (vm.root / "ram").open("r+b") as ram:
+        ram.seek(0x51000)
+        ram.write(b"\0\0\0\0")
+    plain.qmp.execute("cont")
+    vm.wait_serial("^STATE MISMATCH ram=0 ")
+
+
+@pytest.mark.usefixtures("kvm")
+def test_the_firmware_guest_counts_under_kvm_and_comes_back(vm_factory: VMFactory) -> None:
+    vm = vm_factory()
+    plain = vm.start_plain_qemu(accel="kvm")
+    vm.wait_states(3)
+    assert plain.qmp.hmp("savevm s") == ""
+    saved = vm.states()[-1].ram
+    vm.wait_state_after(saved + 5)
+    since = vm.serial_end()
+    assert plain.qmp.hmp("loadvm s") == ""
+    assert saved - 1 <= vm.wait_states(2, since)[1].ram <= saved + 3
+    vm.assert_guest_ok()
+
+
+def test_the_linux_guest_keeps_all_its_ram_right_while_it_writes_and_reads_all_the_time(vm_factory: VMFactory) -> None:
+    vm = vm_factory(guest="linux")
+    vm.start_plain_qemu(cache="none", append="snaptree.pages=64 snaptree.fill=4 snaptree.dirty=4 snaptree.readloop=1")
+    vm.wait_states(5)
+    vm.assert_guest_ok()
+
+
+def test_nothing_that_a_test_started_is_left(vm_factory: VMFactory) -> None:
+    vm = vm_factory()
+    vm.start_plain_qemu()
+    detached = ["sh", "-c", "setsid sleep 1000 >/dev/null 2>&1 </dev/null &"]
+    vm.tool(*detached)
+    left = processes.marked(str(vm.root))
+    assert len(left) == 2
+    assert os.getpid() not in left
+    assert any("sleep 1000" in line for line in vm.logs()["processes"].splitlines())
+    vm.clean_up()
+    assert processes.marked(str(vm.root)) == []
+    assert not vm.root.exists()
+    vm.root.mkdir()  # for the factory, which cleans up too
+
+
+@pytest.mark.qemu("10")
+def test_a_test_may_ask_for_one_version(vm_factory: VMFactory) -> None:
+    vm = vm_factory()
+    assert "version 10." in vm.tool("qemu-system-x86_64", "--version").stdout
+    assert "version 10." in vm.tool("qemu-img", "--version").stdout
+
+
+def test_a_line_that_a_load_put_together_from_two_is_left_out() -> None:
+    serial = "STATE OK ram=1 a=1 b=1\r\nSTATE OK ram=25 a=15 b=15\nSTATE OSTATE OK ram=2 a=2\nSTATE OK ram=3 a=3 b=3"
+    assert parse_states(serial) == [State(True, 1, (1, 1))]
+    assert find_trouble(serial) is None
+
+
+def test_a_mismatch_is_trouble_and_a_state() -> None:
+    serial = "STATE OK ram=1 a=1 b=1\nSTATE MISMATCH ram=2 a=2 b=1\nGUEST-FAILED x\n"
+    assert parse_states(serial)[1] == State(False, 2, (2, 1))
+    assert find_trouble(serial) == "GUEST-FAILED x"
+    assert find_trouble("STATE MISMATCH readloop\r\n") == "STATE MISMATCH readloop"
+
+
+def test_the_listing_is_assembled_to_the_letter() -> None:
+    image = assemble('@0002 top: EB short:top E8 near:end ; x ";"\n BE at:end byte:n word:n "a;b" 00\nend:', {"n": 7})
+    assert image[:20] == bytes.fromhex("0000 ebfe e80a00 be1100 07 0700 613b62 00 000000".replace(" ", ""))[:20]
+
+
+@pytest.mark.parametrize("disks", [0, 5])
+def test_the_firmware_guest_has_one_to_four_disks(disks: int) -> None:
+    with pytest.raises(ValueError, match="1 to 4 disks"):
+        firmware_image(disks=disks)
+
+
+def test_an_initramfs_is_reproducible_and_padded_as_cpio_wants_it() -> None:
+    entries = [build.Entry("a", 0o100644, b"12345"), build.Entry("bb", 0o100755)]
+    archive = build.cpio(entries)
+    assert archive == build.cpio(entries)
+    assert archive.startswith(b"070701")
+    assert len(archive) % 4 == 0
+    assert archive.count(b"070701") == 3
+    assert b"TRAILER!!!\0" in archive
