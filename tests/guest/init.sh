@@ -6,6 +6,10 @@
 #     STATE OK ram=12 a=12 b=12            or  STATE MISMATCH ram=12 a=12 b=11
 # and writes the next number to every disk, with fsync.  What it cannot do it says as GUEST-FAILED and stops.
 #
+# The number N has its place on each disk: the first 4 KiB where it is even, the second where it is odd, and N - 1 has to
+# be in the other one.  With a single place, a disk of another moment would go unseen where the guest, by its RAM, was
+# about to write to it: it would overwrite the wrong number without having read it.
+#
 # On the kernel's command line (none is needed):
 #   snaptree.disks=N     how many disks there are, 0 to 4 (2)
 #   snaptree.pace=N      milliseconds of rest between rounds (100)
@@ -86,12 +90,23 @@ if [ "$readloop" -gt 0 ]; then
     done &
 fi
 
-put() { # NUMBER, in a sector whose first line it is
-    printf '%-11s\n%-499s\n' "$1" >/ram/sector
+put() { # NUMBER, as the first line of 4 KiB
+    printf '%-11s\n%-4083s\n' "$1" >/ram/block
+    place=$(($1 & 1))
     shift
     for disk; do
-        dd if=/ram/sector of=/dev/vd$disk bs=512 count=1 conv=notrunc,fsync 2>/dev/null || fail "cannot write /dev/vd$disk"
+        dd if=/ram/block of=/dev/vd$disk bs=4k count=1 seek=$place conv=notrunc,fsync 2>/dev/null ||
+            fail "cannot write /dev/vd$disk"
     done
+}
+
+get() { # DISK, to $number: what should be i, or else what should be i - 1 and isn't
+    { read -r even && odd=$(dd bs=12 count=1 iflag=skip_bytes skip=4084 2>/dev/null); } </dev/vd$1 || number=unreadable
+    case $((i & 1)) in
+        0) number=${even%% *} other=${odd%% *} ;;
+        1) number=${odd%% *} other=${even%% *} ;;
+    esac
+    [ "$number" != $i ] || [ "$other" = $((i - 1)) ] || number=$other
 }
 
 # `read -t` rests without starting a process.
@@ -100,6 +115,7 @@ exec 9<>/ram/rest
 rest=$((pace / 1000)).$(printf %03d $((pace % 1000)))
 
 echo GUEST-UP
+put -1 "$@"
 i=0
 while :; do
     [ "$pages" = 0 ] || yes $i | head -c "${pages}k" >/ram/pages
@@ -108,9 +124,9 @@ while :; do
     echo 3 >/proc/sys/vm/drop_caches
     said= verdict=OK
     for disk; do
-        read -r number </dev/vd$disk || number=unreadable
+        get $disk
         said="$said $disk=$number"
-        [ "$number" = "$i" ] || verdict=MISMATCH
+        [ "$number" = $i ] || verdict=MISMATCH
     done
     if [ "$pages" != 0 ] && ! yes $i | head -c "${pages}k" | cmp -s - /ram/pages; then
         verdict=MISMATCH said="$said pages=differ"

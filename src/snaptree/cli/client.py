@@ -10,15 +10,15 @@ import os
 import socket
 import struct
 from collections.abc import Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from ..model.errors import NotReady, ProtocolError, QEMUFailed, SnaptreeError, VMNotRunning, from_code
+from ..model.names import printable
 from ..model.reason import Reason
 
-LINE_MAX_BYTES = 256 << 20
-"""More than any answer of a supervisor; a peer that sends more without an end is no supervisor."""
+LINE_MAX_BYTES = 64 << 20
+"""Far more than any answer; a supervisor drops a client that leaves 16 MiB unread."""
 
 
 class Client:
@@ -31,30 +31,37 @@ class Client:
         self._socket = connection
         self._file = connection.makefile("rb")
         self._path = path
+        self._commands = 0
         self.events: list[dict[str, Any]] = []
 
     @classmethod
-    def connect(cls, path: str | Path, timeout_s: float | None = None) -> Client:
+    def connect(cls, path: str | os.PathLike[str], timeout_s: float | None = None) -> Client:
         """Connect to a supervisor and negotiate.
 
-        :param timeout_s: how long connecting and greeting may take; afterwards an answer may take any time.
+        :param timeout_s: how long each step up to negotiation may take; afterwards an answer may take any time.
         :raises VMNotRunning: where nobody listens.
         :raises ProtocolError: where the peer is another user's, or no supervisor.
         """
+        path = os.fspath(path)
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         client = None
         try:
             connection.settimeout(timeout_s)
             try:
-                connection.connect(os.fspath(path))
+                connection.connect(path)
+            except (BlockingIOError, TimeoutError) as error:  # EAGAIN: its queue is full (connect(2), of Unix sockets)
+                raise _silent(path) from error
             except OSError as error:
                 raise VMNotRunning(
-                    f"Nobody serves at {path}: {error.strerror or error}.", "`snaptree vms` shows what runs."
+                    f"Nobody serves at {printable(path, 200)}: {error.strerror or error}.",
+                    "`snaptree vms` shows what runs.",
                 ) from error
-            _check_peer(connection, os.fspath(path))
-            client = cls(connection, os.fspath(path))
+            _check_peer(connection, path)
+            client = cls(connection, path)
             if "QMP" not in client._receive():
-                raise ProtocolError(f"What listens at {path} is no QMP server.", "`snaptree vms` shows what runs.")
+                raise ProtocolError(
+                    f"What listens at {printable(path, 200)} is no QMP server.", "`snaptree vms` shows what runs."
+                )
             client.execute("qmp_capabilities")
             connection.settimeout(None)
         except BaseException:
@@ -71,7 +78,8 @@ class Client:
         :raises QEMUFailed: where the error is QEMU's own.
         :raises ProtocolError: where the connection ends before the answer.
         """
-        message: dict[str, object] = {"execute": command}
+        self._commands += 1
+        message: dict[str, object] = {"execute": command, "id": self._commands}
         if arguments:
             message["arguments"] = dict(arguments)
         try:
@@ -82,8 +90,10 @@ class Client:
             reply = self._receive()
             if "event" in reply:
                 self.events.append(reply)
+            elif reply.get("id", self._commands) != self._commands:
+                continue  # the answer to a command whose caller was interrupted
             elif "error" in reply:
-                raise _error(reply["error"])
+                raise _error(command, reply["error"])
             elif "return" in reply:
                 return reply["return"]
 
@@ -101,29 +111,41 @@ class Client:
         self.close()
 
     def _receive(self) -> dict[str, Any]:
+        """Return the next line's object."""
         try:
             line = self._file.readline(LINE_MAX_BYTES)
         except TimeoutError as error:
-            raise ProtocolError(
-                f"The supervisor at {self._path} does not answer.", "See supervisor.log in the VM's folder."
-            ) from error
+            raise _silent(self._path) from error
         except OSError as error:
             raise self._ended() from error
         if not line.endswith(b"\n"):
-            raise self._ended()
+            raise self._ended() if len(line) < LINE_MAX_BYTES else self._no_json(f"more than {LINE_MAX_BYTES} bytes")
         try:
             reply = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ProtocolError(f"The answer from {self._path} is no JSON: {error}.") from error
+        except RecursionError:
+            reply = _deep(line)
+        except ValueError as error:
+            raise self._no_json(str(error)) from error
         if not isinstance(reply, dict):
-            raise ProtocolError(f"The answer from {self._path} is no JSON object.")
+            raise self._no_json("it is no object")
         return reply
 
     def _ended(self) -> ProtocolError:
         return ProtocolError(
-            f"The supervisor's connection {self._path} ended before the answer.",
+            f"The connection {printable(self._path, 200)} ended before the answer.",
             "`snaptree vms` shows what runs; supervisor.log in the VM's folder says why.",
         )
+
+    def _no_json(self, why: str) -> ProtocolError:
+        return ProtocolError(
+            f"An answer from {printable(self._path, 200)} is no line of JSON: {why}.", "Is it a supervisor's socket?"
+        )
+
+
+def _silent(path: str) -> ProtocolError:
+    return ProtocolError(
+        f"What listens at {printable(path, 200)} does not answer.", "See supervisor.log in the VM's folder."
+    )
 
 
 def _check_peer(connection: socket.socket, path: str) -> None:
@@ -131,15 +153,37 @@ def _check_peer(connection: socket.socket, path: str) -> None:
     uid = struct.unpack("3i", raw)[1]
     if uid not in (0, os.geteuid()):
         raise ProtocolError(
-            f"The socket {path} is served by the user with the uid {uid}, not by you.",
+            f"The socket {printable(path, 200)} is served by the user with the uid {uid}, not by you.",
             "Set XDG_RUNTIME_DIR or SNAPTREE_HOME to directories of your own.",
         )
 
 
-def _error(value: Mapping[str, Any]) -> SnaptreeError:
-    if "code" not in value:
-        return QEMUFailed(f"QEMU says: {value.get('desc', '')}")
-    error = from_code(str(value["code"]), str(value.get("message", "")), str(value.get("remedy", "")))
-    if isinstance(error, NotReady):
-        error.reasons = tuple(Reason(**reason) for reason in value.get("reasons", ()))
+def _deep(line: bytes) -> object:
+    """Return a value that is too deep for Python's decoder, a tree of thousands of snapshots in one line."""
+    from ..server.framer import Framer, Limits, Message  # noqa: PLC0415  rare
+
+    frames = Framer(Limits(LINE_MAX_BYTES, tokens=LINE_MAX_BYTES, nesting=LINE_MAX_BYTES)).feed(line)
+    return frames[0].value if len(frames) == 1 and isinstance(frames[0], Message) else None
+
+
+def _error(command: str, value: object) -> SnaptreeError:
+    """Return the error of an answer: ours has a code, else it is QEMU's."""
+    found: Mapping[str, Any] = value if isinstance(value, dict) else {}
+    if "code" not in found:
+        words = "".join(c if c.isprintable() else " " for c in str(found.get("desc", ""))).strip()
+        return QEMUFailed(f"QEMU's answer to {command}: {words}{'' if words.endswith(('.', '!', '?')) else '.'}")
+    error = from_code(str(found["code"]), str(found.get("message", "")), str(found.get("remedy", "")))
+    reasons = found.get("reasons")
+    if isinstance(error, NotReady) and isinstance(reasons, list):
+        error.reasons = tuple(_reason(reason) for reason in reasons if isinstance(reason, dict))
     return error
+
+
+def _reason(value: Mapping[str, Any]) -> Reason:
+    device = value.get("device")
+    return Reason(
+        str(value.get("code", "")),
+        str(value.get("message", "")),
+        str(value.get("remedy", "")),
+        None if device is None else str(device),
+    )

@@ -1,0 +1,34 @@
+"""`python -m bench [PART…]`: run the benches, print a table for people and then one JSON document.  Not for: judging."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import os
+import platform
+import sys
+
+PARTS = ("snapshots", "listing", "passing")
+
+
+def main(words: list[str]) -> int:
+    """Run the parts that are named, or all."""
+    chosen = words or [part for part in PARTS if importlib.util.find_spec(f"bench.{part}")]
+    results: dict[str, object] = {"cpus": os.cpu_count(), "python": platform.python_version()}
+    for part in chosen:
+        if part not in PARTS:
+            print(f"There is no bench {part!r}; there are: {', '.join(PARTS)}.", file=sys.stderr)
+            return 2
+        print(f"{part}:", flush=True)
+        figures = importlib.import_module(f"bench.{part}").measure()
+        results[part] = figures
+        width = max(len(name) for name in figures)
+        for name, value in figures.items():
+            print(f"  {name.ljust(width)}  {value:10.1f}" if isinstance(value, float) else f"  {name.ljust(width)}  {value!s:>10}")
+    print(json.dumps(results))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,131 @@
+"""A VM under snaptree in a temporary folder, for measuring.  Not for: tests, which have a framework of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.guest import build
+
+SNAPTREE = [sys.executable, "-m", "snaptree"]
+TIMEOUT_S = 120
+
+
+class Client:
+    """A QMP client that counts time from sending to answer."""
+
+    def __init__(self, path: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.connect(path)
+        self._file = self._socket.makefile("rb")
+        self._file.readline()
+        self.execute("qmp_capabilities")
+
+    def execute(self, command: str, **arguments: Any) -> Any:
+        """Execute a command and return its value; arguments' underscores become hyphens."""
+        message = {"execute": command, "arguments": {key.replace("_", "-"): value for key, value in arguments.items()}}
+        self._socket.sendall(json.dumps(message).encode())
+        while line := self._file.readline():
+            reply = json.loads(line)
+            if "error" in reply:
+                raise RuntimeError(f"{command}: {reply['error']['desc']}")
+            if "return" in reply:
+                return reply["return"]
+        raise RuntimeError(f"{command}: the connection ended")
+
+    def timed(self, command: str, **arguments: Any) -> float:
+        """Execute a command and return the milliseconds that it took."""
+        start = time.perf_counter()
+        self.execute(command, **arguments)
+        return (time.perf_counter() - start) * 1000
+
+    def job(self, command: str, **arguments: Any) -> float:
+        """Run one of QEMU's own jobs to its end and return the milliseconds that it took."""
+        id = f"bench-{time.monotonic_ns()}"
+        start = time.perf_counter()
+        self.execute(command, job_id=id, **arguments)
+        while True:
+            job = next(job for job in self.execute("query-jobs") if job["id"] == id)
+            if job["status"] == "concluded":
+                break
+        took = (time.perf_counter() - start) * 1000
+        self.execute("job-dismiss", id=id)
+        if "error" in job:
+            raise RuntimeError(f"{command}: {job['error']}")
+        return took
+
+    def close(self) -> None:
+        """End the connection."""
+        self._file.close()
+        self._socket.close()
+
+
+class Rig:
+    """The temporary folder and the VM in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.env = {**os.environ, "SNAPTREE_HOME": str(folder / "home"), "XDG_RUNTIME_DIR": str(folder)}
+
+    def snaptree(self, *words: str) -> str:
+        """Run a command of snaptree and return what it prints."""
+        done = subprocess.run([*SNAPTREE, *words], env=self.env, cwd=self.folder, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"snaptree {words[0]}: {done.stdout}{done.stderr}")
+        return done.stdout
+
+    def timed(self, *words: str) -> float:
+        """Run a whole command and return the milliseconds that it took."""
+        start = time.perf_counter()
+        self.snaptree(*words)
+        return (time.perf_counter() - start) * 1000
+
+    def client(self) -> Client:
+        """Connect to the supervisor."""
+        return Client(self.snaptree("qmp", "vm").strip().removeprefix("unix:"))
+
+    def wait_serial(self, text: str) -> None:
+        """Wait until the guest has said ``text``."""
+        end = time.monotonic() + TIMEOUT_S
+        path = self.folder / "serial.log"
+        while not path.exists() or text not in path.read_text(errors="replace"):
+            if time.monotonic() > end:
+                raise RuntimeError(f"the guest does not say {text}")
+            time.sleep(0.05)
+
+
+@contextmanager
+def rig(*arguments: str, linux: bool, memory_mib: int = 128) -> Iterator[Rig]:
+    """Run a VM with two disks under snaptree; it is ended afterwards.
+
+    :param arguments: more arguments for QEMU.
+    :param linux: boot the test guest; else the VM only runs its firmware.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="snaptree-bench-"))
+    made = Rig(folder)
+    qemu = ["qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-m", str(memory_mib), "-display", "none", "-nodefaults"]
+    for name in ("a", "b"):
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(folder / f"{name}.qcow2"), "1G"], check=True)
+        qemu += ["-blockdev", f"driver=qcow2,node-name={name},file.driver=file,file.filename={name}.qcow2,discard=unmap"]
+        qemu += ["-device", f"virtio-blk-pci,drive={name}"]
+    qemu += ["-serial", "file:serial.log"]
+    if linux:
+        qemu += ["-kernel", str(build.KERNEL), "-initrd", str(build.INITRAMFS), "-append", "console=ttyS0 quiet"]
+    try:
+        made.snaptree("run", "vm", "--detach", "--allow-raw", "--", *qemu, *arguments)
+        if linux:
+            made.wait_serial("STATE OK ram=5 ")
+        yield made
+    finally:
+        subprocess.run([*SNAPTREE, "stop", "vm"], env=made.env, check=False, capture_output=True)
+        shutil.rmtree(folder, ignore_errors=True)
