@@ -274,13 +274,14 @@ class TestVM:
         return found
 
     def clean_up(self) -> None:
-        """End every process that this VM's test started, and remove its folder."""
+        """End every process that this VM's test started, and remove its folder; a second time does nothing."""
         for client in self._clients:
             client.close()
         processes.end_marked(str(self.root))
         for plain in self._plain:
             plain.kill()
-        shutil.rmtree(self.root)
+        if self.root.exists():
+            shutil.rmtree(self.root)
 
     def _disk_args(self, by: DisksBy, cache: str) -> list[str]:
         args: list[str] = []

@@ -101,7 +101,7 @@ put() { # NUMBER, as the first line of 4 KiB
 }
 
 get() { # DISK, to $number: what should be i, or else what should be i - 1 and isn't
-    { read -r even && odd=$(dd bs=12 count=1 iflag=skip_bytes skip=4084 2>/dev/null); } </dev/vd$1 || number=unreadable
+    { read -r even && odd=$(dd bs=12 count=1 iflag=skip_bytes skip=4084 2>/dev/null); } </dev/vd$1 || even=unreadable odd=unreadable
     case $((i & 1)) in
         0) number=${even%% *} other=${odd%% *} ;;
         1) number=${odd%% *} other=${even%% *} ;;

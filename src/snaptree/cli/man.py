@@ -20,7 +20,7 @@ ENVIRONMENT = {
 
 FILES = {
     "vms/VM/catalog.sqlite": "The catalog of a VM: snapshots, the current one, history.",
-    "vms/VM/lineage": "What disk images cannot hold of it, as text; with it a lost catalog comes back.",
+    "vms/VM/lineage": "What disk images cannot hold of it, as text: names, parents, descriptions as they changed.",
     "vms/VM/command.json": "QEMU's command line, its working directory, and the disks.",
     "vms/VM/supervisor.log, qemu.log, qmp.log": "What happened.",
 }

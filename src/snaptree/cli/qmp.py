@@ -35,5 +35,5 @@ Print the address of the VM's QMP socket as unix:PATH. It serves many clients at
 for snapshots. On a stopped VM it says where the socket will be.""",
     arguments=arguments,
     act=act,
-    examples=('qmp-shell "$(snaptree qmp dev)"',),
+    examples=('socat READLINE "$(snaptree qmp dev)"', 'qmp-shell "$(snaptree qmp dev | cut -c 6-)"'),
 )

@@ -38,8 +38,8 @@ async def delete(
     Prerequisites: the snapshot is there.
     Effects on success: no device holds it, the catalog neither; its children go to its parent; where it was current its
     parent is.
-    Effects on failure: once the first device has let it go it will be deleted: by trying again, or by the next
-    supervisor.  Until then it is listed, and not consistent.
+    Effects on failure: what a device has let go is gone; the snapshot is still listed, as not consistent, and deleting
+    it again goes on from there.  Where the supervisor or QEMU died, the next supervisor does that by itself.
 
     :raises NoSuchSnapshot, AmbiguousId, UsageError, Busy: before anything was changed.
     :raises QEMUFailed: where QEMU could not delete.

@@ -143,7 +143,7 @@ def _missing(device: BlockDevice, snapshot: Snapshot) -> Reason:
     return Reason(
         "tag-missing",
         f"The image of {name}, {printable(device.file)}, does not hold the snapshot {snapshot.name}.",
-        "Load another snapshot; `snaptree check` shows where each one is.",
+        "Load another snapshot; `snaptree show` says where each one is.",
         name,
     )
 

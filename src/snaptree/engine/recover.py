@@ -98,6 +98,10 @@ async def _load(vm: VM, journal: Journal, same_qemu: bool) -> str:
     found = await vm.disk(load.states, plan)
     reverted = [device for device, word in found.items() if word == "reverted"]
     untouched = [device for device, word in found.items() if word == "untouched"]
+    if not same_qemu and "unknown" in found.values():
+        why = "QEMU ended in the middle, and not every image can be read from here"
+        await load.mark_broken(vm, plan, found, client=journal.client, clock=clock, why=why)
+        return f"The load of {plan.name} was cut off. {vm.broken}"
     if error is not None and not load.certainly_untouched(found):
         await load.mark_broken(vm, plan, found, client=journal.client, clock=clock, why=error)
         return f"The load of {plan.name} had failed half way. {vm.broken}"

@@ -16,170 +16,33 @@ from ..model.reason import Reason
 
 MONITOR_ID: Final = "snaptree-qmp"
 
-FLAGS: Final = frozenset(
-    [
-        "S",
-        "async-teardown",
-        "audio-help",
-        "curses",
-        "daemonize",
-        "enable-kvm",
-        "enable-sync-profile",
-        "full-screen",
-        "h",
-        "help",
-        "jitdump",
-        "mem-prealloc",
-        "no-acpi",
-        "no-fd-bootchk",
-        "no-hpet",
-        "no-reboot",
-        "no-shutdown",
-        "no-user-config",
-        "nodefaults",
-        "nographic",
-        "old-param",
-        "only-migratable",
-        "perfmap",
-        "portrait",
-        "preconfig",
-        "s",
-        "semihosting",
-        "singlestep",
-        "snapshot",
-        "usb",
-        "version",
-        "win2k-hack",
-        "xen-attach",
-        "xen-domid-restrict",
-    ]
-)
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+FLAGS: Final = _words("""
+    S async-teardown audio-help curses daemonize enable-kvm enable-sync-profile full-screen h help jitdump mem-prealloc
+    no-acpi no-fd-bootchk no-hpet no-reboot no-shutdown no-user-config nodefaults nographic old-param only-migratable
+    perfmap portrait preconfig s semihosting singlestep snapshot usb version win2k-hack xen-attach xen-domid-restrict
+""")
 """The options without an argument, of QEMU 7.2 to 10.0 for x86."""
 
-VALUED: Final = frozenset(
-    [
-        "D",
-        "L",
-        "M",
-        "accel",
-        "acpitable",
-        "action",
-        "add-fd",
-        "append",
-        "audio",
-        "audiodev",
-        "bios",
-        "blockdev",
-        "boot",
-        "cdrom",
-        "chardev",
-        "chroot",
-        "compat",
-        "cpu",
-        "d",
-        "debugcon",
-        "device",
-        "dfilter",
-        "display",
-        "drive",
-        "dtb",
-        "dump-vmstate",
-        "echr",
-        "fda",
-        "fdb",
-        "fsdev",
-        "fw_cfg",
-        "g",
-        "gdb",
-        "global",
-        "hda",
-        "hdb",
-        "hdc",
-        "hdd",
-        "icount",
-        "incoming",
-        "initrd",
-        "iscsi",
-        "k",
-        "kernel",
-        "loadvm",
-        "m",
-        "machine",
-        "mem-path",
-        "mon",
-        "monitor",
-        "msg",
-        "mtdblock",
-        "name",
-        "net",
-        "netdev",
-        "nic",
-        "numa",
-        "object",
-        "option-rom",
-        "overcommit",
-        "parallel",
-        "pflash",
-        "pidfile",
-        "plugin",
-        "prom-env",
-        "qmp",
-        "qmp-pretty",
-        "qtest",
-        "qtest-log",
-        "readconfig",
-        "rotate",
-        "rtc",
-        "run-with",
-        "runas",
-        "sandbox",
-        "sd",
-        "seed",
-        "semihosting-config",
-        "serial",
-        "set",
-        "shim",
-        "smbios",
-        "smp",
-        "spice",
-        "tpmdev",
-        "trace",
-        "usbdevice",
-        "uuid",
-        "vga",
-        "virtfs",
-        "vnc",
-        "watchdog-action",
-        "xen-domid",
-    ]
-)
+VALUED: Final = _words("""
+    D L M accel acpitable action add-fd append audio audiodev bios blockdev boot cdrom chardev chroot compat cpu d
+    debugcon device dfilter display drive dtb dump-vmstate echr fda fdb fsdev fw_cfg g gdb global hda hdb hdc hdd icount
+    incoming initrd iscsi k kernel loadvm m machine mem-path mon monitor msg mtdblock name net netdev nic numa object
+    option-rom overcommit parallel pflash pidfile plugin prom-env qmp qmp-pretty qtest qtest-log readconfig rotate rtc
+    run-with runas sandbox sd seed semihosting-config serial set shim smbios smp spice tpmdev trace usbdevice uuid vga
+    virtfs vnc watchdog-action xen-domid
+""")
 """The options with one."""
 
-_LISTS = frozenset(
-    [
-        "L",
-        "M",
-        "accel",
-        "audio",
-        "audiodev",
-        "chardev",
-        "cpu",
-        "d",
-        "device",
-        "display",
-        "drive",
-        "machine",
-        "net",
-        "netdev",
-        "nic",
-        "object",
-        "tpmdev",
-        "trace",
-        "vga",
-    ]
+_LISTS = _words(
+    "L M accel audio audiodev chardev cpu d device display drive machine net netdev nic object tpmdev trace vga"
 )
 """Options that print a list and end QEMU where their argument asks for help."""
-_CHARACTER_DEVICES = frozenset(["debugcon", "gdb", "monitor", "parallel", "qmp", "qmp-pretty", "qtest", "serial"])
+_CHARACTER_DEVICES = _words("debugcon gdb monitor parallel qmp qmp-pretty qtest serial")
 
 
 @dataclass(frozen=True, slots=True)

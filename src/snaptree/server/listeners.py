@@ -110,17 +110,15 @@ async def serve_tcp(address: Address, tls: TLSFiles | None, adopt: Adopt) -> asy
     :raises Refused: where the address cannot be had.
     """
 
+    serving: set[asyncio.Task[None] | None] = set()
+
     async def arrived(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        ours, theirs = socket.socketpair()
-        theirs.setblocking(False)
-        adopt(ours, _name(writer))
-        inner_reader, inner_writer = await asyncio.open_connection(sock=theirs)
-        copying = [asyncio.create_task(_copy(reader, inner_writer)), asyncio.create_task(_copy(inner_reader, writer))]
-        await asyncio.wait(copying, return_when=asyncio.ALL_COMPLETED)
-        for end in (writer, inner_writer):
-            end.close()
-            with contextlib.suppress(OSError, ssl.SSLError):
-                await end.wait_closed()
+        # Nobody else holds this task, and a task that nobody holds can be collected in the middle of its work.
+        serving.add(asyncio.current_task())
+        try:
+            await _bridge(reader, writer, adopt)
+        finally:
+            serving.discard(asyncio.current_task())
 
     try:
         return await asyncio.start_server(
@@ -128,6 +126,19 @@ async def serve_tcp(address: Address, tls: TLSFiles | None, adopt: Adopt) -> asy
         )
     except OSError as error:
         raise Refused(f"{address} cannot be listened at: {error.strerror}.", "Choose another port.") from error
+
+
+async def _bridge(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, adopt: Adopt) -> None:
+    """Let a session of ours talk to a stream, through a pair of sockets."""
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    adopt(ours, _name(writer))
+    inner_reader, inner_writer = await asyncio.open_connection(sock=theirs)
+    await asyncio.gather(_copy(reader, inner_writer), _copy(inner_reader, writer))
+    for end in (writer, inner_writer):
+        end.close()
+        with contextlib.suppress(OSError, ssl.SSLError):
+            await end.wait_closed()
 
 
 def _name(writer: asyncio.StreamWriter) -> str:

@@ -60,9 +60,9 @@ class Peer:
                 connection.sendall(answer(command) if callable(answer) else answer)
 
     def close(self) -> None:
-        self._server.close()
         self._thread.join(10)
         assert not self._thread.is_alive()
+        self._server.close()
 
 
 def returns(value: object) -> Callable[[dict[str, Any]], bytes]:
