@@ -1,4 +1,4 @@
-"""`python -m bench [PART…]`: run the benches, print a table for people and then one JSON document.  Not for: judging."""
+"""`python -m bench [PART…]`: run the benches; a table for people, then one JSON document.  Not for: judging."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ def main(words: list[str]) -> int:
         results[part] = figures
         width = max(len(name) for name in figures)
         for name, value in figures.items():
-            print(f"  {name.ljust(width)}  {value:10.1f}" if isinstance(value, float) else f"  {name.ljust(width)}  {value!s:>10}")
+            print(
+                f"  {name.ljust(width)}  {value:10.1f}"
+                if isinstance(value, float)
+                else f"  {name.ljust(width)}  {value!s:>10}"
+            )
     print(json.dumps(results))
     return 0
 

@@ -79,7 +79,9 @@ class Rig:
 
     def snaptree(self, *words: str) -> str:
         """Run a command of snaptree and return what it prints."""
-        done = subprocess.run([*SNAPTREE, *words], env=self.env, cwd=self.folder, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*SNAPTREE, *words], env=self.env, cwd=self.folder, capture_output=True, text=True, check=False
+        )
         if done.returncode:
             raise RuntimeError(f"snaptree {words[0]}: {done.stdout}{done.stderr}")
         return done.stdout
@@ -113,10 +115,24 @@ def rig(*arguments: str, linux: bool, memory_mib: int = 128) -> Iterator[Rig]:
     """
     folder = Path(tempfile.mkdtemp(prefix="snaptree-bench-"))
     made = Rig(folder)
-    qemu = ["qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-m", str(memory_mib), "-display", "none", "-nodefaults"]
+    qemu = [
+        "qemu-system-x86_64",
+        "-accel",
+        "tcg",
+        "-cpu",
+        "max",
+        "-m",
+        str(memory_mib),
+        "-display",
+        "none",
+        "-nodefaults",
+    ]
     for name in ("a", "b"):
         subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(folder / f"{name}.qcow2"), "1G"], check=True)
-        qemu += ["-blockdev", f"driver=qcow2,node-name={name},file.driver=file,file.filename={name}.qcow2,discard=unmap"]
+        qemu += [
+            "-blockdev",
+            f"driver=qcow2,node-name={name},file.driver=file,file.filename={name}.qcow2,discard=unmap",
+        ]
         qemu += ["-device", f"virtio-blk-pci,drive={name}"]
     qemu += ["-serial", "file:serial.log"]
     if linux:

@@ -26,7 +26,9 @@ def measure() -> dict[str, Any]:
             times["snapshot-save"].append(client.job("snapshot-save", tag=raw, vmstate="a", devices=NODES))
             times["snapshot-load"].append(client.job("snapshot-load", tag=raw, vmstate="a", devices=NODES))
             client.job("snapshot-delete", tag=raw, devices=NODES)
-        pauses += [entry["pause_ms"] for entry in client.execute("query-snapshot-history") if entry["action"] == "create"]
+        pauses += [
+            entry["pause_ms"] for entry in client.execute("query-snapshot-history") if entry["action"] == "create"
+        ]
         client.close()
     medians = {name: statistics.median(values) for name, values in times.items()}
     return {

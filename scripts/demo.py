@@ -76,9 +76,7 @@ class Demo:
         qemu += ["-drive", "file=a.qcow2,if=virtio", "-drive", "file=b.qcow2,if=virtio"]
         qemu += ["-serial", "file:serial.log", "-kernel", str(build.KERNEL), "-initrd", str(build.INITRAMFS)]
         qemu += ["-append", "console=ttyS0 quiet"]
-        shown = (
-            "run dev --detach -- qemu-system-x86_64 -m 128 -drive file=a.qcow2,if=virtio -drive file=b.qcow2,if=virtio …"
-        )
+        shown = "run dev --detach -- qemu-system-x86_64 -drive file=a.qcow2,if=virtio -drive file=b.qcow2,if=virtio …"
         self.type("run", "dev", "--detach", "--", *qemu, shown=shown)
         self.watch(3)
         self.say("A snapshot of all of it, RAM and both disks; then the guest goes on:")

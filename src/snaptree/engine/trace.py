@@ -1,7 +1,7 @@
 """Named points in the operations at which a test can stop or kill the process.  Not for: logging.
 
 Armed only by the environment variable ``SNAPTREE_TRACE``, which holds ``POINT=ACTION`` pairs, comma-separated:
-``kill`` ends this process by SIGKILL at that point, ``stop`` stops it by SIGSTOP.  Without it a point costs one look-up.
+``kill`` ends this process by SIGKILL at that point, ``stop`` stops it by SIGSTOP.  Else a point costs one look-up.
 """
 
 from __future__ import annotations

@@ -8,7 +8,9 @@ from snaptree.model.names import check_name, check_vm_name, printable
 from snaptree.model.tags import TAG_MAX, format_tag, parse_tag
 
 
-@pytest.mark.parametrize("name", ["a", "before-upgrade", "v1.0", "2024-01-02", "A_b.c-d", "deadbeef", "x" * 128, "1.2.3"])
+@pytest.mark.parametrize(
+    "name", ["a", "before-upgrade", "v1.0", "2024-01-02", "A_b.c-d", "deadbeef", "x" * 128, "1.2.3"]
+)
 def test_a_name_of_the_right_shape_is_taken(name: str) -> None:
     assert check_name(name) == name
 
