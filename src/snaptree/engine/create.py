@@ -23,7 +23,7 @@ from ..qemu.jobs import new_job_id, run_job
 from . import images, tags, trace
 from .pause import paused
 from .status import create_reasons
-from .vm import VM, Stopwatch
+from .vm import VM, ClockSeen, Stopwatch
 
 DESCRIPTION_MAX = 4096
 
@@ -185,12 +185,20 @@ def whole(plan: Plan, devices: tuple[BlockDevice, ...]) -> Snapshot:
 
 async def _doubt_parent(vm: VM, snapshot: Snapshot) -> Snapshot:
     """Take the parent back where the VM's clock shows that another monitor loaded something else meanwhile."""
+    seen, vm.clock_seen = vm.clock_seen, ClockSeen.now(snapshot.id, snapshot.vm_clock_ns)
     parent = await vm.disk(vm.catalog.by_id, snapshot.parent_id)
-    if parent is None or snapshot.vm_clock_ns >= parent.vm_clock_ns:
+    # Only within one QEMU process: a cold start begins at zero, and its disks descend from the parent all the same.
+    if parent is None or seen is None or seen.id != parent.id:
+        return snapshot
+    if snapshot.vm_clock_ns < seen.vm_clock_ns:
+        how = f"was behind that of {parent.name}"
+    elif seen.outrun(snapshot.vm_clock_ns) and not vm.counts_instructions:
+        how = f"was further on than the VM can have run since {parent.name}"
+    else:
         return snapshot
     why = (
-        f"The VM's clock was behind that of {parent.name} when {snapshot.name} was taken: another monitor of this QEMU"
-        " loaded another state in between."
+        f"The VM's clock {how} when {snapshot.name} was taken: another monitor of this QEMU loaded another state in"
+        " between."
     )
     log.warning("%s", why)
     await vm.append_lineage(current_record(""))

@@ -17,7 +17,7 @@ from . import images, trace
 from .create import Done
 from .pause import Pause, paused
 from .status import load_reasons
-from .vm import VM, Stopwatch
+from .vm import VM, ClockSeen, Stopwatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +120,7 @@ async def perform(vm: VM, plan: Plan, facts: Facts, client: str, clock: Stopwatc
 
 async def finish(vm: VM, plan: Plan, snapshot: Snapshot, client: str, clock: Stopwatch) -> Done:
     """Note that the snapshot was loaded, and is current."""
+    vm.clock_seen = ClockSeen.now(snapshot.id, snapshot.vm_clock_ns)
     await vm.append_lineage(load_record(snapshot.id))
     entry = await vm.entry("load", snapshot.name, snapshot.id, client, clock=clock)
     await vm.disk(vm.catalog.loaded, snapshot.id, entry)
@@ -236,6 +237,7 @@ async def mark_broken(vm: VM, plan: Plan, found: dict[str, str], *, client: str,
     vm.broken = f"The VM stays paused: {_words(plan, found)}, and RAM is of neither moment for certain."
     entry = await vm.entry("load", plan.name, plan.id, client, clock=clock, result=f"incomplete: {why}")
     await vm.disk(vm.catalog.broke, vm.broken, entry)
+    await dismiss(vm.session, plan.job_id)
     vm.publish(
         "SNAPSHOT_FAILED",
         {"name": plan.name, "id": plan.id, "duration_ms": entry.duration_ms, "operation": "load", "error": why},
@@ -261,6 +263,7 @@ def _words(plan: Plan, found: dict[str, str]) -> str:
 async def _undone(vm: VM, plan: Plan, client: str, clock: Stopwatch, why: str) -> None:
     entry = await vm.entry("load", plan.name, plan.id, client, clock=clock, result=f"failed: {why}")
     await vm.disk(vm.catalog.ended, entry)
+    await dismiss(vm.session, plan.job_id)
     vm.publish(
         "SNAPSHOT_FAILED",
         {"name": plan.name, "id": plan.id, "duration_ms": entry.duration_ms, "operation": "load", "error": why},

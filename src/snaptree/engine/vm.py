@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
 from ..catalog import lineage
@@ -26,6 +27,8 @@ from .presence import Table
 P = ParamSpec("P")
 T = TypeVar("T")
 
+CLOCK_SLACK_S = 1.0
+
 log = logging.getLogger(__name__)
 
 
@@ -40,6 +43,8 @@ class VM:
     :ivar allow_raw: QEMU's own snapshot commands may pass, because the user insists.
     :ivar attached: the devices as they were when QEMU was last asked, by name.
     :ivar tables: the snapshots in images that can't be read as files here, as QEMU last told, by device.
+    :ivar counts_instructions: QEMU runs with -icount, or may do so.
+    :ivar clock_seen: the VM's clock at the last create or load; ``None`` where it is not known.
     :ivar publish: called with the name and the data of every event of ours.
     """
 
@@ -59,6 +64,8 @@ class VM:
         self.attached: dict[str, Device] = {}
         self.tables: dict[str, Table] = {}
         self.publish: Callable[[str, dict[str, Any]], None] = lambda name, data: None
+        self.counts_instructions = False
+        self.clock_seen: ClockSeen | None = None
         self._static: StaticFacts | None = None
         # One thread: SQLite's connection is used by one at a time, and writes stay in order.
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="snaptree-disk")
@@ -73,6 +80,7 @@ class VM:
             self._static = await gather_static(self.session.execute)
         facts = await gather(self.session.execute, static=self._static, pid=self.process.pid if self.process else None)
         self.run_state = facts.run_state
+        self.counts_instructions = facts.host.icount or facts.host.pid == 0
         self.attached = {d.device: Device(d.device, d.node, d.file, d.size) for d in facts.devices}
         self.tables = {d.device: d.snapshots for d in facts.devices if not d.file.startswith("/")}
         return facts
@@ -158,6 +166,29 @@ class VM:
         """Close the catalog."""
         self._disk.submit(self.catalog.close)
         self._disk.shutdown(wait=True)
+
+
+@dataclass(frozen=True, slots=True)
+class ClockSeen:
+    """The VM's clock at a moment: it runs no faster than the host's, unless QEMU counts instructions.
+
+    :param id: the snapshot that was current from then on.
+    :param at_s: the host's monotonic clock, on which QEMU's virtual clock is built.
+    """
+
+    id: str
+    vm_clock_ns: int
+    at_s: float
+
+    @classmethod
+    def now(cls, id: str, vm_clock_ns: int) -> ClockSeen:
+        """Note what the VM's clock says now."""
+        return cls(id, vm_clock_ns, time.monotonic())
+
+    def outrun(self, vm_clock_ns: int) -> bool:
+        """Say whether the VM's clock is further on than it can have come by running."""
+        elapsed_s = time.monotonic() - self.at_s
+        return vm_clock_ns - self.vm_clock_ns > (elapsed_s + CLOCK_SLACK_S) * 1e9
 
 
 class Stopwatch:

@@ -21,6 +21,7 @@ class Host:
     :param ram_used_bytes: what it has in RAM and in swap; 0 where it is not known.
     :param without_discard: the nodes of its command line that do not pass discards on to their file.
     :param no_reboot: it was started with -no-reboot.
+    :param icount: it was started with -icount: the VM's clock does not follow the host's.
     """
 
     pid: int = 0
@@ -28,6 +29,7 @@ class Host:
     ram_used_bytes: int = 0
     without_discard: frozenset[str] = frozenset()
     no_reboot: bool = False
+    icount: bool = False
 
     def resolve(self, filename: str) -> str:
         """Return the absolute path of a file or host device, or ``filename`` itself where it can't be told.
@@ -68,7 +70,8 @@ def look(pid: int | None) -> Host:
     if not pid:
         return Host()
     words = _command_line(pid)
-    return Host(pid, _cwd(pid), _ram_used(pid), without_discard(words), no_reboot(words))
+    counts = bool(_values(words, "icount"))
+    return Host(pid, _cwd(pid), _ram_used(pid), without_discard(words), no_reboot(words), counts)
 
 
 def without_discard(words: list[str]) -> frozenset[str]:

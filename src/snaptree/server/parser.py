@@ -110,7 +110,7 @@ def parse(raw: bytes) -> object:
         else:
             if end == len(text):
                 return value
-    return _exactly(raw)
+    return parse_exactly(raw)
 
 
 def lossy(data: bytes) -> str:
@@ -215,8 +215,11 @@ class _Want(Enum):
     NEXT = auto()  # a comma, or the end of the container
 
 
-def _exactly(raw: bytes) -> object:
-    """Parse as QEMU does: the first error, innermost first, in its words."""
+def parse_exactly(raw: bytes) -> object:
+    """Do what ``parse`` does without Python's decoder: as QEMU, the first error, innermost first, in its words.
+
+    :raises Garbled: as ``parse``.
+    """
     outer: list[tuple[dict[str, Any] | list[Any] | None, str | None]] = []
     holder: dict[str, Any] | list[Any] | None = None
     key: str | None = None
