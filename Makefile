@@ -32,7 +32,7 @@ lint: setup
 	$(BIN)/lint-imports
 
 unit: setup
-	$(BIN)/python -m pytest tests/unit $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) tests/unit $(ARGS)
 
 functional: setup
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/functional $(ARGS)

@@ -11,6 +11,8 @@ from tests.framework.guests import Guest
 from tests.framework.qemus import QEMU, VERSIONS, find_qemu
 from tests.framework.vm import TestVM, VMFactory
 
+__all__ = ["VMFactory"]  # a test names it next to its fixture
+
 _VMS = pytest.StashKey[list[TestVM]]()
 
 

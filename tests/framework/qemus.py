@@ -32,6 +32,13 @@ class QEMU:
         """The image tool."""
         return self.bin / "qemu-img"
 
+    @property
+    def bios(self) -> Path:
+        """SeaBIOS, 256 KiB, as this version has it."""
+        return (
+            self.bin.parent / ("share" if self.bin == Path("/usr/bin") else "usr/share") / "seabios" / "bios-256k.bin"
+        )
+
 
 @functools.cache
 def find_qemu(version: str) -> QEMU:

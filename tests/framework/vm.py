@@ -19,9 +19,12 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from . import processes
 from .guests import Guest, State, find_failure, find_trouble, kernel_args, parse_states
+from .plain import PlainQEMU
 from .qemus import QEMU
 from .qmp import QMPClient
 from .waiting import TIMEOUT_S, wait_until
+
+__all__ = ["Accelerator", "DisksBy", "Guest", "PlainQEMU", "State", "TestVM", "VMFactory"]
 
 T = TypeVar("T")
 
@@ -32,52 +35,6 @@ LOG_TAIL_BYTES = 16 << 10
 
 # -arch-capabilities: with it, QEMU aborts where KVM itself runs in a VM that hides the MSR.
 CPU = {"tcg": "max", "kvm": "max,-arch-capabilities"}
-
-
-class PlainQEMU:
-    """A QEMU without snaptree.
-
-    :ivar qmp: a client, connected.
-    :ivar attach_socket: a second QMP socket, which nobody is connected to (QEMU serves one client on each).
-    """
-
-    def __init__(self, argv: list[str], env: dict[str, str], folder: Path, number: int) -> None:
-        self.argv = argv
-        self.log = folder / f"plain-{number}.log"
-        self.attach_socket = folder / f"attach-{number}.sock"
-        own_socket = folder / f"plain-{number}.sock"
-        for socket in (own_socket, self.attach_socket):
-            argv += ["-qmp", f"unix:{socket},server=on,wait=off"]
-        with self.log.open("wb") as log:
-            self._process = subprocess.Popen(
-                argv, env=env, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
-        try:
-            self.qmp = QMPClient(own_socket, broken=self.ended)
-        except BaseException:
-            self._process.kill()
-            self._process.wait()
-            raise
-
-    @property
-    def pid(self) -> int:
-        """The process."""
-        return self._process.pid
-
-    def ended(self) -> str | None:
-        """Return how QEMU ended, with its last words; ``None`` while it runs."""
-        status = self._process.poll()
-        return None if status is None else f"QEMU ended with status {status}: {self.log.read_text(errors='replace')}"
-
-    def wait(self, timeout_s: float = TIMEOUT_S) -> int:
-        """Wait until QEMU has ended, and return its status."""
-        return self._process.wait(timeout_s)
-
-    def kill(self) -> None:
-        """End QEMU by SIGKILL, and wait for that; what it held open is free then."""
-        self.qmp.close()
-        self._process.kill()
-        self._process.wait()
 
 
 class TestVM:
@@ -123,19 +80,20 @@ class TestVM:
             "LC_ALL": "C.UTF-8",
             "NO_COLOR": "1",
         }
-        self.disks = [self.new_image(letter, disk_mib) for letter in "abcd"[:disks]]
+        self.disks = [self.new_image(letter, f"{disk_mib}M") for letter in "abcd"[:disks]]
         self._plain: list[PlainQEMU] = []
         self._clients: list[QMPClient] = []
 
     # Starting
 
-    def new_image(self, name: str, size_mib: int = 64, *options: str) -> Path:
+    def new_image(self, name: str, size: str = "64M", *options: str) -> Path:
         """Make a fresh qcow2 image ``NAME.qcow2``.
 
+        :param size: as ``qemu-img`` takes it.
         :param options: more of ``qemu-img create``'s, for example ``-o``, ``cluster_size=1M``.
         """
         path = self.root / f"{name}.qcow2"
-        self.tool("qemu-img", "create", "-q", "-f", "qcow2", *options, str(path), f"{size_mib}M")
+        self.tool("qemu-img", "create", "-q", "-f", "qcow2", *options, str(path), size)
         return path
 
     def tool(self, *argv: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -167,6 +125,17 @@ class TestVM:
             *kernel_args(self.guest, self.root, disks=len(self.disks), pace_ms=self.pace_ms, append=append),
             *self._disk_args(disks, cache),
             *extra,
+        ]
+
+    def pflash_args(self, variables: Path, format: str = "qcow2") -> list[str]:
+        """Return arguments that make the machine like one with UEFI: firmware in a read-only flash, and beside it a
+        writable one for the variables (which SeaBIOS, being no UEFI, leaves alone).
+
+        :param variables: an image of a size that QEMU maps as flash, for example ``new_image("vars", "64K")``.
+        """
+        return [
+            *("-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={self.qemu.bios}"),
+            *("-drive", f"if=pflash,unit=1,format={format},file={variables}"),
         ]
 
     def run(self, *extra: str, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -328,6 +297,7 @@ class VMFactory(Protocol):
 def _run(
     argv: Sequence[str], env: dict[str, str], cwd: Path, *, check: bool, timeout_s: float = 2 * TIMEOUT_S
 ) -> subprocess.CompletedProcess[str]:
+    __tracebackhide__ = True  # or a report would show the environment
     done = subprocess.run(
         argv, env=env, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s, check=False
     )

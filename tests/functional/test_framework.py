@@ -7,7 +7,9 @@ import os
 import pytest
 from tests.framework import processes
 from tests.framework.guests import Guest, State, find_trouble, parse_states
-from tests.framework.vm import PlainQEMU, TestVM, VMFactory
+from tests.framework.plain import PlainQEMU
+from tests.framework.vm import TestVM, VMFactory
+from tests.framework.waiting import wait_until
 from tests.guest import build
 from tests.guest.firmware import assemble, firmware_image
 
@@ -112,6 +114,14 @@ def test_a_guest_sees_a_page_of_ram_that_is_of_another_moment(vm_factory: VMFact
     vm.wait_serial("^STATE MISMATCH ram=0 ")
 
 
+def test_a_machine_may_have_a_flash_for_variables_as_with_uefi(vm_factory: VMFactory) -> None:
+    vm = vm_factory()
+    plain = vm.start_plain_qemu(*vm.pflash_args(vm.new_image("vars", "64K")))
+    vm.wait_states(2)
+    assert "pflash1" in {block["device"] for block in plain.qmp.execute("query-block")}
+    vm.assert_guest_ok()
+
+
 @pytest.mark.usefixtures("kvm")
 def test_the_firmware_guest_counts_under_kvm_and_comes_back(vm_factory: VMFactory) -> None:
     vm = vm_factory()
@@ -135,10 +145,11 @@ def test_nothing_that_a_test_started_is_left(vm_factory: VMFactory) -> None:
     vm.start_plain_qemu()
     detached = ["sh", "-c", "setsid sleep 1000 >/dev/null 2>&1 </dev/null &"]
     vm.tool(*detached)
+    wait_until(lambda: "sleep 1000" in [processes.command_line(pid) for pid in processes.marked(str(vm.root))], "sleep")
     left = processes.marked(str(vm.root))
     assert len(left) == 2
     assert os.getpid() not in left
-    assert any("sleep 1000" in line for line in vm.logs()["processes"].splitlines())
+    assert "sleep 1000" in vm.logs()["processes"]
     vm.clean_up()
     assert processes.marked(str(vm.root)) == []
     assert not vm.root.exists()

@@ -72,5 +72,7 @@ class QEMUWords:
                 file.seek(-LOG_MAX_BYTES, os.SEEK_END)
                 self._path.with_name(self._path.name + ".1").write_bytes(file.read())
                 file.truncate(0)
+        except FileNotFoundError:
+            return  # an attached QEMU writes elsewhere
         except OSError as error:
             logging.getLogger(__name__).warning("qemu.log cannot be bounded: %s", error)

@@ -10,8 +10,6 @@ import pytest
 from snaptree.server.framer import Frame, Framer, Garbage, Limits, Message
 from snaptree.server.parser import Huge
 
-NO_OBJECT = "JSON parse error, "
-
 
 def feed(*chunks: bytes, limits: Limits | None = None) -> list[Frame]:
     framer = Framer(limits)
@@ -238,7 +236,7 @@ def test_nesting_is_limited_and_what_follows_counts_anew() -> None:
     limit = "JSON nesting depth limit exceeded"
     assert words(b"[" * 1024 + b"]" * 1024) == ["ok"]
     assert words(b"[" * 1025) == [limit]
-    assert words(b"{'a':[" * 513 + b"{}") == [limit, "ok"]
+    assert words(b"{'a':[" * 512 + b"[{}") == [limit, "ok"]
     assert words(b"[" * 1025 + b"]" * 2) == [limit, "expecting value", "expecting value"]
 
 
@@ -246,14 +244,13 @@ def test_tokens_are_limited() -> None:
     limits = Limits(tokens=7)
     assert words(b"[1,2,3]", limits) == ["ok"]
     assert words(b'["1",2]', limits) == ["ok"]
-    assert words(b"[1,2,3,{}", limits) == ["JSON token count limit exceeded", "ok"]
+    assert words(b"[1,2,3,1{}", limits) == ["JSON token count limit exceeded", "ok"]
 
 
 def test_the_default_limit_of_tokens_holds() -> None:
     over = b"[" + b"1," * ((1 << 20) - 1) + b"1]"
     assert words(over) == ["JSON token count limit exceeded"]
-    assert words(over[:-3] + b"]") == ["expecting value"]
-    assert words(over[:-4] + b"1]") == ["ok"]
+    assert words(over[:-3] + b" ]") == ["ok"]
 
 
 def test_the_bytes_of_a_message_are_limited() -> None:

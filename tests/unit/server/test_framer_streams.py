@@ -20,21 +20,13 @@ PIECES = [
 ]
 streams = st.lists(st.one_of(st.sampled_from(PIECES), st.binary(max_size=4)), max_size=30).map(b"".join)
 limits = st.one_of(st.none(), st.builds(Limits, st.integers(1, 40), st.integers(1, 20), st.integers(1, 5)))
+# Category Cn holds the noncharacters, which QEMU takes in no form.
+texts = st.text(st.characters(exclude_categories=["Cs", "Cn"]), max_size=8)
 json_values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(st.characters(exclude_categories=["Cs", "Cn"])),
-    lambda inner: (
-        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4).filter(printable_key), inner, max_size=4)
-    ),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
     max_leaves=20,
 )
-
-
-def printable_key(key: str) -> bool:
-    return key.isprintable()
 
 
 def cut(stream: bytes, sizes: list[int]) -> Iterator[bytes]:
@@ -84,9 +76,10 @@ def test_a_client_that_sends_ff_and_a_line_end_is_always_understood_again(stream
 
 @settings(max_examples=300)
 @given(st.lists(json_values, max_size=4), st.booleans(), st.booleans())
-def test_what_python_writes_is_read_as_it_was(values: list[object], ascii: bool, both: bool) -> None:
-    texts = [json.dumps(value, ensure_ascii=ascii) for value in values]
-    frames = frames_of(iter(["\n".join([*texts, ""]).encode()]))
+def test_what_python_writes_is_read_as_it_was(values: list[object], ascii: bool, spaced: bool) -> None:
+    separators = None if spaced else (",", ":")
+    lines = [json.dumps(value, ensure_ascii=ascii, separators=separators) + "\n" for value in values]
+    frames = frames_of(iter(["".join(lines).encode()]))
     found = [frame.value for frame in frames if isinstance(frame, Message)]
     assert [json.dumps(value) for value in found] == [json.dumps(value) for value in values]
 
@@ -122,15 +115,15 @@ def test_both_ways_through_the_parser_see_the_same(value: object) -> None:
     ids=repr,
 )
 def test_a_stream_without_an_end_holds_no_more_than_its_limits(flood: bytes) -> None:
-    limit = 1 << 16
+    limit = 1 << 14
     framer = Framer(Limits(limit, 1 << 12, 1 << 6))
-    begin, rest = (flood, b"x" * 8192) if b'"' in flood else (flood, flood[-1:] * 8192)
-    framer.feed(begin)
+    rest = b"x" * 4096 if b'"' in flood else flood[-1:] * 4096
+    framer.feed(flood)
     tracemalloc.start()
     try:
-        for _ in range(200):
+        for _ in range(40):
             framer.feed(rest)
         held, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert held < 4 * limit
+    assert held < 4 * limit < 40 * len(rest)
