@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from ..model.errors import NotReady, ProtocolError, QEMUFailed, SnaptreeError, VMNotRunning, from_code
+from ..model.errors import NotReady, ProtocolError, QEMUFailed, SnaptreeError, UsageError, VMNotRunning, from_code
 from ..model.names import printable
 from ..model.reason import Reason
 
@@ -76,12 +76,14 @@ class Client:
 
         :raises SnaptreeError: of the class that the server's error names.
         :raises QEMUFailed: where the error is QEMU's own.
+        :raises UsageError: where an argument is no text.
         :raises ProtocolError: where the connection ends before the answer.
         """
         self._commands += 1
         message: dict[str, object] = {"execute": command, "id": self._commands}
         if arguments:
             message["arguments"] = dict(arguments)
+        _check_text(message)
         try:
             self._socket.sendall(json.dumps(message).encode() + b"\n")
         except OSError as error:
@@ -156,6 +158,17 @@ def _check_peer(connection: socket.socket, path: str) -> None:
             f"The socket {printable(path, 200)} is served by the user with the uid {uid}, not by you.",
             "Set XDG_RUNTIME_DIR or SNAPTREE_HOME to directories of your own.",
         )
+
+
+def _check_text(message: Mapping[str, object]) -> None:
+    """:raises UsageError: where the command line held bytes that are no UTF-8; JSON has no way to say them."""
+    try:
+        json.dumps(message, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        around = error.object[max(0, error.start - 20) : error.end + 20]
+        raise UsageError(
+            f"An argument holds bytes that are no UTF-8: {printable(around)}.", "Give it in UTF-8."
+        ) from error
 
 
 def _deep(line: bytes) -> object:

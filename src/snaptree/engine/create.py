@@ -224,6 +224,8 @@ async def undo(vm: VM, plan: Plan, client: str, clock: Stopwatch, why: str) -> N
 
 
 def check_description(description: str) -> None:
-    """:raises UsageError: where a description is too long to keep."""
+    """:raises UsageError: where a description is too long to keep, or no text (a command line may hold any bytes)."""
+    if any("\ud800" <= c <= "\udfff" for c in description):
+        raise UsageError("The description holds bytes that are no UTF-8.", "Give it in UTF-8.")
     if len(description) > DESCRIPTION_MAX:
         raise UsageError(f"The description has {len(description)} characters; {DESCRIPTION_MAX} fit.", "Shorten it.")

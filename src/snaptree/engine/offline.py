@@ -81,7 +81,8 @@ def forget(place: VMPlace, *, snapshots: bool = False) -> None:
     Effects on failure: the VM is as it was, but for the snapshots that were deleted already; it can be tried again.
 
     :raises VMRuns: where it runs.
-    :raises ImageError: where an image is in use, or can't be changed.
+    :raises Refused: where an image is in use; nothing was changed.
+    :raises ImageError: where an image can't be changed.
     """
     lock = _lock(place)
     try:
@@ -97,10 +98,12 @@ def _delete_all(catalog: Catalog, disks: dict[str, Device]) -> None:
     known = catalog.snapshots()
     files = {device.file for device in disks.values()} | {d.file for snapshot in known for d in snapshot.devices}
     ours = {snapshot.tag for snapshot in known}
-    for file in sorted(files):
-        for entry in images.table(file) or ():
-            if entry.tag in ours:
-                img.delete_snapshot(file, entry.tag)
+    doomed = {file: [s.tag for s in images.table(file) or () if s.tag in ours] for file in sorted(files)}
+    # A snapshot that is gone from some images only is lost, so all are looked at before the first is changed.
+    img.check_free(file for file, found in doomed.items() if found)
+    for file, found in doomed.items():
+        for tag in found:
+            img.delete_snapshot(file, tag)
 
 
 def client_name() -> str:

@@ -23,13 +23,17 @@ class Pause:
     resumed_before: int
     stay: bool = False
 
+    def continued(self) -> bool:
+        """Say whether somebody else continued the VM meanwhile."""
+        self.vm.session.deliver()
+        return self.vm.resumed != self.resumed_before
+
     def check_untouched(self) -> None:
         """Make sure that nobody else continued the VM meanwhile (a user's own monitor can).
 
         :raises QEMUFailed: where somebody did.
         """
-        self.vm.session.deliver()
-        if self.vm.resumed != self.resumed_before:
+        if self.continued():
             raise QEMUFailed(
                 "Another monitor of this QEMU continued the VM while its state was being saved.",
                 "Do not use `cont` or `savevm` in another monitor meanwhile; try again.",

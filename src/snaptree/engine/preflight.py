@@ -179,7 +179,9 @@ def _vm_state(here: Mapping[str, BlockDevice], snapshot: Snapshot) -> Iterator[R
         name for name, device in here.items() if any(found.vm_state_size for found in device.holding(snapshot.tag))
     ]
     recorded = snapshot.vmstate_device
-    if not holders and any(device.holding(snapshot.tag) for device in here.values()):
+    # Where the device that had it lacks the snapshot altogether, there is a reason for that already.
+    suspects = [device for name, device in here.items() if not recorded or name == recorded]
+    if not holders and any(device.holding(snapshot.tag) for device in suspects):
         yield Reason(
             "vm-state-missing",
             f"No device holds the VM state of {snapshot.name}: RAM and devices cannot be loaded.",

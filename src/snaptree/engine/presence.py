@@ -99,7 +99,8 @@ class Presence:
             len({s.vm_clock_ns for s in everywhere}) == 1 and len({s.date_ns // 10**9 for s in everywhere}) == 1
         )
         return {
-            "name": tag,
+            # What is no UTF-8 in it JSON cannot say; the same words as QEMU has for it.
+            "name": tag.encode("utf-8", "surrogateescape").decode("utf-8", "replace"),
             "id": None,
             "parent_name": "",
             "parent_id": NIL,

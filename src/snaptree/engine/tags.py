@@ -12,7 +12,7 @@ from .vm import VM
 
 def holding(devices: Iterable[BlockDevice], tag: str) -> list[BlockDevice]:
     """Return the devices whose image has a snapshot of this tag."""
-    return [device for device in devices if any(s.tag == tag for s in device.snapshots)]
+    return [device for device in devices if device.holding(tag)]
 
 
 async def remove(vm: VM, tag: str) -> None:
@@ -23,12 +23,16 @@ async def remove(vm: VM, tag: str) -> None:
     :raises QEMUFailed: where QEMU cannot; what it deleted already stays deleted.
     """
     left = holding(await vm.devices(), tag)
-    if not left:
-        return
-    await run_job(
-        vm.session, "snapshot-delete", {"tag": tag, "devices": [device.node for device in left]}, new_job_id()
-    )
-    left = holding(await vm.devices(), tag)
-    if left:
-        names = ", ".join(device.device for device in left)
-        raise QEMUFailed(f"QEMU says that it deleted {tag}, and {names} still has it.")
+    while left:
+        # QEMU takes one snapshot of the tag off each image at a time; a save by another monitor can have made a second.
+        count = _count(left, tag)
+        nodes = [device.node for device in left]
+        await run_job(vm.session, "snapshot-delete", {"tag": tag, "devices": nodes}, new_job_id())
+        left = holding(await vm.devices(), tag)
+        if _count(left, tag) >= count:
+            names = ", ".join(device.device for device in left)
+            raise QEMUFailed(f"QEMU says that it deleted {tag}, and {names} still has it.")
+
+
+def _count(devices: Iterable[BlockDevice], tag: str) -> int:
+    return sum(len(device.holding(tag)) for device in devices)

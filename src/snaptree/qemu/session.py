@@ -8,21 +8,64 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from qemu.qmp import ConnectError, ExecInterruptedError, ExecuteError, Message, QMPClient, QMPError, Runstate
+from qemu.qmp import ConnectError, Message, QMPClient, QMPError, Runstate
 
 from ..model.errors import ProtocolError, QEMUFailed, QEMUGone, UsageError
 from ..model.names import printable
 
 Event = dict[str, Any]
+Reply = dict[str, Any]
 
 GREETING_TIMEOUT_S = 5.0
 """QEMU greets at once, or, while another client holds the socket, not at all."""
+ANSWER_MAX_BYTES = 1 << 30
+"""qemu.qmp's own limit of 10 MiB would end the session over a monitor command that prints much (``xp``)."""
+MESSAGE_MAX_BYTES = 64 << 20
+"""QEMU's MAX_TOKEN_SIZE."""
 
 log = logging.getLogger(__name__)
+
+
+def compact(message: Mapping[str, object]) -> bytes:
+    """Return a message as QEMU reads it."""
+    return json.dumps(message, separators=(",", ":")).encode()
+
+
+class _Client(QMPClient):
+    """qemu.qmp's client, which hands over what arrives at once, and sends at once.
+
+    By itself it prints every message for a debug log that nobody reads, and takes it through queues of its own, which
+    costs more than QEMU's own work on a small command; and an error without an id, QEMU's answer to what it cannot
+    read, ends its connection.
+    """
+
+    def __init__(self, arrived: Callable[[dict[str, Any]], None]) -> None:
+        super().__init__("snaptree", ANSWER_MAX_BYTES)
+        self.logger.setLevel(logging.CRITICAL)  # it logs what it also raises
+        self._arrived = arrived
+
+    def send_line(self, line: bytes) -> None:
+        """Send a message.
+
+        :raises QMPError: where the connection has ended.
+        """
+        if self.runstate is not Runstate.RUNNING or self._writer is None:
+            raise QMPError("not connected")
+        self._writer.write(line)
+
+    def _cb_outbound(self, msg: Message) -> Message:
+        return msg
+
+    def _cb_inbound(self, msg: Message) -> Message:
+        return msg
+
+    async def _on_message(self, msg: Message) -> None:
+        self._arrived(dict(msg))
 
 
 class Session:
@@ -32,19 +75,19 @@ class Session:
     :ivar closed: set once the connection has ended, however.
     """
 
-    def __init__(self, client: QMPClient, address: str, on_event: Callable[[Event], None]) -> None:
-        self._client = client
+    def __init__(self, address: str, on_event: Callable[[Event], None]) -> None:
+        self._client = _Client(self._arrived)
         self._address = address
         self._on_event = on_event
-        self._listener = client.events  # grows without bound unless somebody reads it
+        self._waiting: dict[str, asyncio.Future[Reply]] = {}  # in the order in which QEMU answers
+        self._sent = 0
         self._may_send = asyncio.Event()
         self._may_send.set()
         self._fd_turn = asyncio.Lock()
         self._answered = asyncio.Event()
-        self._in_flight = 0
         self.closed = asyncio.Event()
         self.greeting: dict[str, Any] = {}
-        self._pump_task: asyncio.Task[None] | None = None
+        self._state_task: asyncio.Task[None] | None = None
 
     @classmethod
     async def connect(
@@ -59,9 +102,8 @@ class Session:
         :raises QEMUGone: where nobody listens there.
         :raises ProtocolError: where another client holds the socket, or the peer doesn't speak QMP.
         """
-        client = QMPClient("snaptree")
-        client.logger.setLevel(logging.CRITICAL)  # it logs what it also raises
-        session = cls(client, address, on_event)
+        session = cls(address, on_event)
+        client = session._client
         try:
             await asyncio.wait_for(client.connect(parse_address(address)), timeout_s)
         except TimeoutError:
@@ -84,7 +126,7 @@ class Session:
             ) from error
         if client.greeting is not None:
             session.greeting = dict(client.greeting._raw)
-        session._pump_task = asyncio.create_task(session._pump(), name="qmp-events")
+        session._state_task = asyncio.create_task(session._watch_state(), name="qmp-state")
         return session
 
     async def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> Any:
@@ -102,78 +144,95 @@ class Session:
             raise QEMUFailed(f"QEMU's answer to {command}: {_sentence(str(error.get('desc', '')))}")
         return reply.get("return")
 
-    async def pass_on(self, message: Mapping[str, object], *, fd: int | None = None) -> dict[str, Any]:
+    async def pass_on(
+        self,
+        message: Mapping[str, object],
+        *,
+        write: Callable[[Mapping[str, object]], bytes] = compact,
+        fd: int | None = None,
+    ) -> Reply:
         """Send a command as it is and return QEMU's reply as it is, both without ``id``.
 
+        :param write: turns the message into bytes.
         :param fd: a descriptor that goes with it (``getfd``, ``add-fd``); it stays the caller's to close.
         :raises QEMUGone: where the connection ends before the answer.
         """
         if fd is None:
             await self._may_send.wait()
-            return await self._exchange(message)
+            return await self._exchange(message, write)
         async with self._fd_turn:
             # The descriptor travels with a byte of its own, past what still waits to be sent: so nothing may wait.
             self._may_send.clear()
             try:
-                while self._in_flight and not self.closed.is_set():
+                while self._waiting and not self.closed.is_set():
                     self._answered.clear()
                     await self._answered.wait()
                 try:
                     self._client.send_fd_scm(fd)
                 except (QMPError, OSError) as error:
-                    raise QEMUGone(f"QEMU's QMP connection {self._address} has ended.") from error
-                return await self._exchange(message)
+                    raise self._gone(message) from error
+                return await self._exchange(message, write)
             finally:
                 self._may_send.set()
 
-    async def _exchange(self, message: Mapping[str, object]) -> dict[str, Any]:
-        self._in_flight += 1
+    async def _exchange(self, message: Mapping[str, object], write: Callable[[Mapping[str, object]], bytes]) -> Reply:
+        self._sent += 1
+        id = f"snaptree-{self._sent}"
+        line = write({**message, "id": id})
+        if len(line) > MESSAGE_MAX_BYTES:
+            # QEMU's answer, which it would follow by an error about the rest of the message.
+            return {"error": {"class": "GenericError", "desc": "JSON token size limit exceeded"}}
         try:
-            reply: dict[str, Any] = {"return": await self._client.execute_msg(Message(message))}
-        except ExecuteError as error:
-            reply = dict(error.received)
-            reply.pop("id", None)
-        except (ExecInterruptedError, QMPError, OSError, EOFError) as error:
-            raise QEMUGone(
-                f"QEMU's QMP connection {self._address} ended before the answer to"
-                f" {printable(str(message.get('execute', '')))}."
-            ) from error
-        finally:
-            self._in_flight -= 1
-            self._answered.set()
-            self.deliver()
-        return reply
+            self._client.send_line(line)
+            reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+            self._waiting[id] = reply
+            return await reply
+        except QMPError as error:
+            raise self._gone(message) from error
+
+    def _arrived(self, message: dict[str, Any]) -> None:
+        """Give an event or a reply to whom it belongs."""
+        if "event" in message:
+            self._on_event(message)
+            return
+        # An error without an id is QEMU's answer to what it could not read, and it answers in order.
+        id = message.pop("id", None) or next(iter(self._waiting), "")
+        reply = self._waiting.pop(id, None)
+        if reply is None:
+            log.warning("QEMU answered what nobody asked: %s", printable(str(message), 200))
+            return
+        if not reply.done():
+            reply.set_result(message)
+        self._answered.set()
+
+    def _gone(self, message: Mapping[str, object]) -> QEMUGone:
+        command = printable(str(message.get("execute", "")))
+        return QEMUGone(f"QEMU's QMP connection {self._address} ended before the answer to {command}.")
 
     def deliver(self) -> None:
         """Hand over every event that has arrived."""
-        for event in self._listener.clear():
-            self._on_event(dict(event))
 
     async def close(self) -> None:
         """End the session; QEMU goes on."""
-        if self._pump_task is not None:
-            self._pump_task.cancel()
-            await asyncio.gather(self._pump_task, return_exceptions=True)
-        with contextlib.suppress(QMPError, OSError, EOFError):
-            await self._client.disconnect()
-        self.closed.set()
-
-    async def _pump(self) -> None:
-        waiting = asyncio.create_task(self._watch_state(), name="qmp-state")
-        try:
-            while True:
-                event = await self._listener.get()
-                self._on_event(dict(event))
-        finally:
-            waiting.cancel()
+        if self._state_task is not None:
+            self._state_task.cancel()
+            await asyncio.gather(self._state_task, return_exceptions=True)
+        await self._end()
 
     async def _watch_state(self) -> None:
         while self._client.runstate is Runstate.RUNNING:
             await self._client.runstate_changed()
+        await self._end()
+
+    async def _end(self) -> None:
         with contextlib.suppress(QMPError, OSError, EOFError):
             await self._client.disconnect()
-        self.deliver()
         self.closed.set()
+        for reply in self._waiting.values():
+            if not reply.done():
+                reply.set_exception(QMPError("the connection has ended"))
+        self._waiting.clear()
+        self._answered.set()
 
 
 def parse_address(address: str) -> str | tuple[str, int]:

@@ -16,6 +16,9 @@ from typing import Any, Final
 from .parser import Huge
 
 _encode = json.JSONEncoder(check_circular=False, allow_nan=False).encode
+_encode_compactly = json.JSONEncoder(
+    check_circular=False, allow_nan=False, ensure_ascii=False, separators=(",", ":")
+).encode
 _ESCAPE = re.compile(r"\\(?:u([dD][89abAB]..)\\u([dD][c-fC-F]..)|u(....)|.)")
 _END: Final = b"\r\n"
 ABSENT: Final = object()
@@ -38,6 +41,17 @@ def encode(value: object) -> bytes:
     if "\x7f" in text:
         text = text.replace("\x7f", "\\u007F")
     return text.encode("ascii") + _END
+
+
+def encode_compactly(value: object) -> bytes:
+    """Return ``value`` as QEMU reads it, not longer than it came: what fitted into QEMU's limit must go on fitting.
+
+    :raises TypeError: where it is no JSON value.
+    """
+    try:
+        return _encode_compactly(value).encode()
+    except (ValueError, RecursionError):
+        return encode(value)
 
 
 def return_reply(value: object, id: object = ABSENT) -> bytes:

@@ -161,7 +161,7 @@ class Framer:
         self._state = state
 
     def _end_token(self, data: bytes, at: int, mark: bytes | None, frames: list[Frame]) -> None:
-        """Count a token that ends before ``at``, and end the message where it is the last; punctuation has a ``mark``."""
+        """Count a token that ends before ``at``, and end the message where it is the last; ``mark`` is punctuation."""
         if mark == b"{":
             self._braces += 1
         elif mark == b"}":

@@ -20,9 +20,11 @@ from ..model.names import printable
 from ..places.places import check_socket_path
 
 CHUNK_BYTES = 1 << 16
+READ_TIMEOUT_S = 10.0
+"""How long a client may take to read the rest once its session has ended."""
 
-Adopt = Callable[[socket.socket, str], None]
-"""Takes a connected socket and who the client is."""
+Adopt = Callable[[socket.socket, str], asyncio.Event]
+"""Takes a connected socket and who the client is; returns what is set once its session has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,7 @@ def check(addresses: Sequence[Address], tls: TLSFiles | None) -> None:
     """Make sure that nobody can come in from outside without a certificate.
 
     :raises Refused: where an address beyond loopback has no TLS.
+    :raises UsageError: where a TLS file can't be used.
     """
     for address in addresses:
         if not address.loopback and tls is None:
@@ -85,6 +88,26 @@ def check(addresses: Sequence[Address], tls: TLSFiles | None) -> None:
                 f"{address} can be reached from other hosts, and QMP has no password.",
                 "Give --tls-cert, --tls-key and --tls-client-ca, or listen at 127.0.0.1 and use an SSH tunnel.",
             )
+    if tls is not None:
+        context(tls)
+
+
+def check_path(path: Path) -> None:
+    """Make sure that nobody's file or socket is where we would listen; what a dead process left may be replaced.
+
+    :raises Refused: where there is one.
+    """
+    if path.exists() and not path.is_socket():
+        raise Refused(f"unix:{path} cannot be listened at: there is a file.", "Choose another path.")
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return
+        except OSError:  # EAGAIN where its queue is full, EACCES where it is another user's
+            pass
+    raise Refused(f"unix:{path} cannot be listened at: another process serves there.", "Choose another path.")
 
 
 def context(tls: TLSFiles) -> ssl.SSLContext:
@@ -132,9 +155,14 @@ async def _bridge(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, ad
     """Let a session of ours talk to a stream, through a pair of sockets."""
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
-    adopt(ours, _name(writer))
+    ended = adopt(ours, _name(writer))
     inner_reader, inner_writer = await asyncio.open_connection(sock=theirs)
-    await asyncio.gather(_copy(reader, inner_writer), _copy(inner_reader, writer))
+    copying = asyncio.gather(_copy(reader, inner_writer), _copy(inner_reader, writer))
+    await ended.wait()
+    try:
+        await asyncio.wait_for(copying, READ_TIMEOUT_S)
+    except TimeoutError:
+        writer.transport.abort()
     for end in (writer, inner_writer):
         end.close()
         with contextlib.suppress(OSError, ssl.SSLError):

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 
 from ..engine import views
@@ -25,18 +26,36 @@ _RAW = {
 }
 
 
-def find(line: str, *, raw: bool = False) -> tuple[Monitor, str] | None:
+_SPACE = " \t\n\v\f\r"
+_WORD = re.compile(rf"[{_SPACE}]*([^{_SPACE}/]*)")
+_HELP = {
+    "savevm": "savevm NAME -- take a snapshot of the whole VM; the name must be new",
+    "loadvm": "loadvm tag=NAME|id=ID -- bring the whole VM back to a snapshot",
+    "delvm": "delvm tag=NAME|id=ID -- delete a snapshot from all devices",
+    "info snapshots": "info snapshots  -- show all snapshots, and on which devices they are",
+}
+
+
+def split(line: str) -> tuple[str, str]:
+    """Return a line's first word and the rest, cut as the monitor does: at white space of C's, and at ``/``."""
+    match = _WORD.match(line)
+    return (match[1], line[match.end() :].strip(_SPACE)) if match else ("", "")
+
+
+def find(line: str, *, raw: bool = False, broken: bool = False) -> tuple[Monitor, str] | None:
     """Return what answers a monitor command and its arguments; ``None`` where it is not ours.
 
     :param raw: the user has asked for QEMU's own block snapshot commands.
+    :param broken: the VM may not continue.
     """
-    word, _, rest = line.strip().partition(" ")
-    rest = rest.strip()
+    word, rest = split(line)
     if word == "info":
-        topic, _, more = rest.partition(" ")
-        return (_info_snapshots, more.strip()) if topic == "snapshots" else None
+        topic, more = split(rest)
+        return (_info_snapshots, more) if topic == "snapshots" else None
+    if word in ("help", "?"):
+        return (_help, rest) if rest in _HELP else None
     if word in ("c", "cont"):
-        return _cont, rest
+        return (_refuse_cont, rest) if broken else None
     if word in _RAW:
         return None if raw else (_refuse, word)
     monitor = {"savevm": _savevm, "loadvm": _loadvm, "delvm": _delvm}.get(word)
@@ -83,14 +102,8 @@ async def _refuse(vm: VM, word: str, client: str) -> str:
     return f"Error: {word} would go around the lineage of the snapshots. {_RAW[word]}\r\n"
 
 
-async def _cont(vm: VM, rest: str, client: str) -> str:
-    if vm.broken:
-        return (
-            f"Error: The VM cannot continue: a load failed half way. {vm.broken} Load a snapshot: loadvm tag=NAME\r\n"
-        )
-    await vm.gate.wait()
-    answer = await vm.session.execute("human-monitor-command", {"command-line": f"cont {rest}".strip()})
-    return str(answer)
+async def _refuse_cont(vm: VM, rest: str, client: str) -> str:
+    return f"Error: The VM cannot continue: a load failed half way. {vm.broken} Load a snapshot: loadvm tag=NAME\r\n"
 
 
 def _which(command: str, rest: str) -> dict[str, str] | str:
@@ -103,7 +116,13 @@ def _which(command: str, rest: str) -> dict[str, str] | str:
     return f"Error: {command} wants to know what you mean.{said} {command} tag={word} or {command} id=ID\r\n"
 
 
+async def _help(vm: VM, rest: str, client: str) -> str:
+    return f"{_HELP[rest]}\r\n"
+
+
 async def _info_snapshots(vm: VM, rest: str, client: str) -> str:
+    if rest:
+        return "Error: info snapshots takes no argument\r\n"
     found = await vm.disk(views.snapshots, vm.catalog, vm.attached, vm.tables, foreign=True)
     ours = [s for s in found if not s.get("foreign")]
     foreign = [s for s in found if s.get("foreign")]

@@ -28,7 +28,8 @@ def check_passing(command: str, arguments: Mapping[str, Any]) -> None:
     if remedy:
         raise Refused(f"QEMU's own {command} would go around the lineage of the snapshots.", remedy)
     if command == "transaction":
-        for action in arguments.get("actions") or ():
+        actions = arguments.get("actions")
+        for action in actions if isinstance(actions, list) else ():
             kind = action.get("type") if isinstance(action, dict) else None
             if kind == "blockdev-snapshot-internal-sync":
                 raise Refused(

@@ -23,6 +23,7 @@ from .session import ClientSession
 log = logging.getLogger(__name__)
 
 BACKLOG = 64
+ACCEPT_AGAIN_S = 1.0
 
 
 class Server:
@@ -53,12 +54,19 @@ class Server:
         :raises Refused, UsageError: where one of them can't be had.
         """
         for address in addresses:
-            if address.path is not None:
-                if address.path.exists() and not address.path.is_socket():
-                    raise Refused(f"{address} cannot be listened at: there is a file.", "Choose another path.")
-                await self.listen(address.path)
-            else:
+            if address.path is None:
                 self._tcp.append(await listeners.serve_tcp(address, tls, self._adopt))
+                continue
+            try:
+                listeners.check_path(address.path)
+                await self.listen(address.path)
+            except OSError as error:
+                raise Refused(f"{address} cannot be listened at: {error.strerror}.", "Choose another path.") from error
+
+    def tcp_addresses(self) -> list[listeners.Address]:
+        """Return where TCP clients come in; the port 0 has become the one that the kernel chose."""
+        names = [listener.getsockname() for tcp in self._tcp for listener in tcp.sockets]
+        return [listeners.Address(host=name[0], port=name[1]) for name in names]
 
     def publish(self, name: str, data: dict[str, Any]) -> None:
         """Send an event of ours to every client."""
@@ -91,7 +99,11 @@ class Server:
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
+            # Without descriptors (EMFILE) the client would be reported again at once, and so on without end.
             log.warning("a client could not be accepted: %s", error)
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(server.fileno())
+            loop.call_later(ACCEPT_AGAIN_S, self._accept_again, server)
             return
         pid, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         if uid not in (0, os.geteuid()):
@@ -100,10 +112,22 @@ class Server:
             return
         self._adopt(connection, describe_client(pid, uid))
 
-    def _adopt(self, connection: socket.socket, who: str) -> None:
+    def _accept_again(self, server: socket.socket) -> None:
+        if server.fileno() >= 0:
+            asyncio.get_running_loop().add_reader(server.fileno(), self._accept, server)
+
+    def _adopt(self, connection: socket.socket, who: str) -> asyncio.Event:
+        """Serve a connected socket; the event is set once the session has ended."""
+        ended = asyncio.Event()
+
+        def done(client: ClientSession) -> None:
+            self._clients.discard(client)
+            ended.set()
+
         client = ClientSession(self.vm, connection, who, self)
         self._clients.add(client)
-        client.start(self._clients.discard)
+        client.start(done)
+        return ended
 
 
 def describe_client(pid: int, uid: int) -> str:

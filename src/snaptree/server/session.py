@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..engine.vm import VM
 from ..model.errors import NotReady, QEMUGone, SnaptreeError
+from ..model.names import printable
 from . import monitor
 from .commands import COMMANDS
-from .encode import encode
-from .framer import Framer, Garbage, Message
+from .encode import encode, encode_compactly
+from .framer import Framer, Garbage, Limits, Message
 from .logs import qmp_log
 from .refusals import check_continuing, check_passing, is_job_form
-from .request import QMPError, Request, check_request, read_arguments
+from .request import Argument, QMPError, Request, check_request, read_arguments
 from .schema import merge_commands, merge_schema
 
 if TYPE_CHECKING:
@@ -33,10 +34,15 @@ log = logging.getLogger(__name__)
 QUEUE_MAX = 8
 """Commands of one client that wait; QEMU's QMP_REQ_QUEUE_LEN_MAX."""
 UNSENT_MAX_BYTES = 16 << 20
-"""A client that leaves so much unread is dropped; QEMU's longest answers have under 1 MiB."""
+"""A client that leaves more than so much unread when there is more to say is dropped; one message may be longer."""
 FDS_MAX = 16
 """QEMU's TCP_MAX_FDS."""
 CLOSE_TIMEOUT_S = 1.0
+"""How long a client may take to read what it was told, where we end."""
+READ_TIMEOUT_S = 60.0
+"""How long it may where it has ended its own side (socat does so with the input's end) and reads on."""
+TOKENS_MAX = (2 << 20) - 8
+"""QEMU's MAX_TOKEN_COUNT, less the id that a command gets on its way to QEMU."""
 
 
 class ClientSession:
@@ -48,7 +54,7 @@ class ClientSession:
         self._vm = vm
         self._server = server
         self._socket = connection
-        self._framer = Framer()
+        self._framer = Framer(Limits(tokens=TOKENS_MAX))
         self._negotiated = False
         self._queue: deque[Message | Garbage | None] = deque()
         self._wakeup = asyncio.Event()
@@ -126,6 +132,10 @@ class ClientSession:
     def _send(self, data: bytes) -> None:
         if self._gone:
             return
+        if len(self._out) > UNSENT_MAX_BYTES:
+            log.warning("dropped the client %s: it has left %d bytes unread", self.who, len(self._out))
+            self._drop()
+            return
         if not self._out:
             try:
                 data = data[self._socket.send(data) :]
@@ -139,9 +149,6 @@ class ClientSession:
             self._sent.clear()
             asyncio.get_running_loop().add_writer(self._socket.fileno(), self._writable)
         self._out += data
-        if len(self._out) > UNSENT_MAX_BYTES:
-            log.warning("dropped the client %s: it has left %d bytes unread", self.who, len(self._out))
-            self._drop()
 
     def _writable(self) -> None:
         try:
@@ -183,7 +190,7 @@ class ClientSession:
                 frame = self._queue.popleft()
                 if frame is None:
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self._sent.wait(), CLOSE_TIMEOUT_S)
+                        await asyncio.wait_for(self._sent.wait(), READ_TIMEOUT_S)
                     return
                 if len(self._queue) < QUEUE_MAX and None not in self._queue:
                     self._read_on()
@@ -208,6 +215,10 @@ class ClientSession:
             reply = {"error": {"class": error.error_class, "desc": error.desc}}
         except SnaptreeError as error:
             reply = {"error": error_object(error)}
+        except Exception as error:
+            log.exception("the command of %s failed by a defect", self.who)
+            words = SnaptreeError(f"snaptree itself failed: {type(error).__name__}.", "See supervisor.log.")
+            reply = {"error": error_object(words)}
         return {**reply, **extra}
 
     async def _execute(self, request: Request, frame: Message) -> dict[str, Any]:
@@ -223,20 +234,26 @@ class ClientSession:
         ours = COMMANDS.get(command)
         if ours is not None and not is_job_form(command, arguments):
             checked = read_arguments(arguments, ours.arguments)
-            qmp_log.info("%s: %s", self.who, command)
+            self._note(command)
             # An operation that has begun goes on to its end, also when its client goes.
             return {"return": await asyncio.shield(asyncio.ensure_future(ours.run(self._vm, checked, self.who)))}
         if command == "human-monitor-command":
             line = arguments.get("command-line")
-            found = monitor.find(line, raw=self._vm.allow_raw) if isinstance(line, str) else None
+            vm = self._vm
+            found = monitor.find(line, raw=vm.allow_raw, broken=bool(vm.broken)) if isinstance(line, str) else None
             if found is not None:
-                qmp_log.info("%s: %s (monitor)", self.who, str(line).split(" ", 1)[0])
-                answering = monitor.answer(self._vm, *found, self.who)
+                self._note(monitor.split(str(line))[0], " (monitor)")
+                answering = monitor.answer(vm, *found, self.who)
                 return {"return": await asyncio.shield(asyncio.ensure_future(answering))}
         if not self._vm.allow_raw:
             check_passing(command, arguments)
         check_continuing(self._vm, command)
         return await self._pass_on(request, frame)
+
+    def _note(self, command: str, how: str = "") -> None:
+        """Log a command.  Not what only asks: a client that does so every second would push out all the rest."""
+        if not command.startswith("query-"):
+            qmp_log.info("%s: %s%s", self.who, command if command.isprintable() else printable(command), how)
 
     async def _pass_on(self, request: Request, frame: Message) -> dict[str, Any]:
         assert isinstance(frame.value, dict)
@@ -245,17 +262,19 @@ class ClientSession:
             # What is under way ends first: a snapshot is whole or not there.
             async with self._vm.lock:
                 self._server.quit_asked = True
-                return await self._vm.session.pass_on(message)
+                reply = await self._vm.session.pass_on(message, write=encode_compactly)
+                self._server.quit_asked = "error" not in reply
+                return reply
         await self._vm.gate.wait()
-        qmp_log.info("%s: %s (passed on)", self.who, request.command)
+        self._note(request.command, " (passed on)")
         if request.command in ("getfd", "add-fd") and self._fds:
             fd = self._fds.popleft()
             self._close_fds()  # as in QEMU, the first is taken and the others are gone
             try:
-                return await self._vm.session.pass_on(message, fd=fd)
+                return await self._vm.session.pass_on(message, write=encode_compactly, fd=fd)
             finally:
                 os.close(fd)
-        reply = await self._vm.session.pass_on(message)
+        reply = await self._vm.session.pass_on(message, write=encode_compactly)
         if "return" in reply and request.command in ("query-commands", "query-qmp-schema"):
             merge = merge_commands if request.command == "query-commands" else merge_schema
             reply["return"] = merge(reply["return"])
@@ -265,7 +284,9 @@ class ClientSession:
 def is_monitor_quit(request: Request) -> bool:
     """Say whether this is ``quit`` typed at the human monitor."""
     line = request.arguments.get("command-line")
-    return request.command == "human-monitor-command" and isinstance(line, str) and line.strip() in ("q", "quit")
+    if request.command != "human-monitor-command" or not isinstance(line, str):
+        return False
+    return monitor.split(line) in (("q", ""), ("quit", ""))
 
 
 def read_capabilities(arguments: dict[str, Any]) -> None:
@@ -273,11 +294,10 @@ def read_capabilities(arguments: dict[str, Any]) -> None:
 
     :raises QMPError: in QEMU's words.
     """
-    for key in arguments:
-        if key != "enable":
-            raise QMPError("GenericError", f"Parameter '{key}' is unexpected")
-    if arguments.get("enable"):
-        raise QMPError("GenericError", f"Capability {arguments['enable'][0]} is not available")
+    for name in read_arguments(arguments, {"enable": Argument("[str]", optional=True)}).get("enable", ()):
+        if name != "oob":
+            raise QMPError("GenericError", f"Parameter 'null' does not accept value '{name}'")
+        raise QMPError("GenericError", "Capability oob not available")
 
 
 def error_object(error: SnaptreeError) -> dict[str, Any]:

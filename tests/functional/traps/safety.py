@@ -136,16 +136,21 @@ def trace_stop(vm: TestVM, point: str) -> None:
     vm.env["SNAPTREE_TRACE"] = f"{point}=stop"
 
 
+def wait_stopped(pid: int) -> None:
+    """Wait until a process is stopped by a signal."""
+    wait_until(lambda: _state(pid) == "T", f"process {pid} to be stopped")
+
+
 def with_meanwhile(
     client: QMPClient, command: str, arguments: Mapping[str, Any], meanwhile: Callable[[], object] = lambda: None
 ) -> Any:
-    """Run a command of snaptree's, and ``meanwhile`` when it has come to the point of ``trace_stop``; return its answer.
+    """Run a command of snaptree's, and ``meanwhile`` when it is at the point of ``trace_stop``; return its answer.
 
     :raises QMPError: where it fails.
     """
     supervisor = client.execute("query-vm")["supervisor_pid"]
     number = client.send(command, arguments)
-    wait_until(lambda: _state(supervisor) == "T", f"supervisor {supervisor} to stop itself during {command}")
+    wait_stopped(supervisor)
     meanwhile()
     os.kill(supervisor, signal.SIGCONT)
     return client.reply(command, number)
@@ -198,7 +203,8 @@ def assert_can(vm: TestVM, name: str) -> dict[str, Any]:
         client.execute("snapshot-create", {"name": name})
         client.execute("snapshot-load", {"name": name})
         found = client.execute("query-snapshot", {"name": name})
-        assert found["consistent"] and found["current"], found
+        assert found["consistent"], found
+        assert found["current"], found
         assert all(device["present"] for device in found["devices"]), found
         assert run_state(client) == before
         assert client.execute("query-jobs") == []

@@ -5,22 +5,19 @@ from __future__ import annotations
 import signal
 from typing import Any
 
-import pytest
-
 from tests.conftest import VMFactory
 from tests.framework.qmp import QMPClient
 from tests.framework.vm import TestVM
+from tests.framework.waiting import wait_until
 from tests.functional.traps.safety import (
     MIB,
     assert_can,
     attached,
     bare,
     entries,
-    holds,
     idle_flash,
     node,
     plain_qemu,
-    reasons,
     refusal,
     refused,
     run_job,
@@ -56,11 +53,10 @@ def mirror(vm: TestVM, client: QMPClient) -> dict[str, Any]:
     return {"device": "copy"}
 
 
-def end_mirror(client: QMPClient, which: dict[str, Any]) -> None:
-    """End it, and take its target away, which is a writable disk of the VM too."""
-    since = len(client.events)
+def end_job(client: QMPClient, which: dict[str, Any]) -> None:
+    """End a job, and take its target away, which is a writable disk of the VM too."""
     client.execute("block-job-cancel", which)
-    client.wait_event("BLOCK_JOB_COMPLETED", since)
+    wait_until(lambda: client.execute("query-block-jobs") == [], "the job to be gone")
     client.execute("blockdev-del", {"node-name": "target"})
 
 
@@ -110,7 +106,9 @@ def test_qemu_alone_puts_ram_into_the_uefi_variables_and_cannot_load_it_from_els
     vm = vm_factory()
     with plain_qemu(vm, with_flash(vm)) as plain:
         assert plain.qmp.hmp("savevm s") == ""
-        info = {block["device"]: block["inserted"]["image"] for block in plain.qmp.execute("query-block") if block["device"]}
+        info = {
+            block["device"]: block["inserted"]["image"] for block in plain.qmp.execute("query-block") if block["device"]
+        }
         assert info["pflash1"]["snapshots"][0]["vm-state-size"] > 0
         error = run_job(plain.qmp, "snapshot-load", tag="s", vmstate="disk-a", devices=BOTH)
         assert error.startswith("This is a disk-only snapshot")
@@ -148,7 +146,7 @@ def test_qemu_alone_loads_under_a_mirror_and_the_copy_is_stale_or_reverts_nothin
     vm.wait_state_after(vm.states()[-1].ram + 2)
     client.execute("stop")
     error = run_job(client, "snapshot-load", tag="s", vmstate="disk-a", devices=BOTH)
-    end_mirror(client, which)
+    end_job(client, which)
     same = vm.tool("qemu-img", "compare", "-U", str(vm.disks[0]), str(vm.root / "target.qcow2"), check=False)
     if vm.qemu.version == "7.2":
         assert "Device has active dirty bitmaps" in error
@@ -156,6 +154,21 @@ def test_qemu_alone_loads_under_a_mirror_and_the_copy_is_stale_or_reverts_nothin
     else:
         assert error == ""
         assert same.returncode == 1, same
+
+
+def test_nothing_is_saved_or_loaded_while_a_backup_runs(vm_factory: VMFactory) -> None:
+    vm = vm_factory()
+    with attached(vm, bare(vm, disks="blockdev")) as monitor:
+        assert_can(vm, "before")
+        target = {"driver": "file", "filename": str(vm.new_image("target"))}
+        monitor.execute("blockdev-add", {"driver": "qcow2", "node-name": "target", "file": target})
+        backup = {"job-id": "copy", "device": "disk-a", "target": "target", "sync": "none"}
+        monitor.execute("blockdev-backup", backup)
+        assert refused(vm, "create", vm.name, "under") == [("block-job", None)]
+        assert ("block-job", None) in refused(vm, "load", vm.name, "before")
+        end_job(monitor, {"device": "copy"})
+        vm.cli("load", vm.name, "before")
+        assert_can(vm, "after")
 
 
 def test_nothing_is_saved_or_loaded_while_a_mirror_runs(vm_factory: VMFactory) -> None:
@@ -166,7 +179,7 @@ def test_nothing_is_saved_or_loaded_while_a_mirror_runs(vm_factory: VMFactory) -
         # Its target is a writable disk as well, which the snapshot doesn't know.
         assert refused(vm, "create", vm.name, "under") == [("block-job", None)]
         assert refused(vm, "load", vm.name, "before") == [("block-job", None), ("device-new", "target")]
-        end_mirror(monitor, which)
+        end_job(monitor, which)
         vm.cli("load", vm.name, "before")
         assert_can(vm, "after")
 
@@ -245,13 +258,18 @@ def test_a_snapshot_below_an_overlay_is_found_and_works_again_after_a_commit(vm_
     vm = vm_factory()
     with attached(vm, bare(vm)) as monitor:
         assert_can(vm, "s")
-        overlay = {"device": "virtio0", "snapshot-file": str(vm.root / "overlay.qcow2"), "snapshot-node-name": "overlay"}
+        overlay = {
+            "device": "virtio0",
+            "snapshot-file": str(vm.root / "overlay.qcow2"),
+            "snapshot-node-name": "overlay",
+        }
         monitor.execute("blockdev-snapshot-sync", overlay)
         assert "does not exist" in monitor.hmp("loadvm s")  # QEMU alone knows nothing of it any more
         monitor.execute("cont")
         assert refused(vm, "load", vm.name, "s") == [("overlay", "virtio0")]
         message = vm.cli("load", vm.name, "s", check=False).stderr
-        assert str(vm.disks[0]) in message and "block-commit" in message
+        assert str(vm.disks[0]) in message
+        assert "block-commit" in message
         (found,) = vm.cli_json("list", vm.name)
         assert not found["consistent"]
         assert_can(vm, "upon")
@@ -264,5 +282,6 @@ def test_a_snapshot_below_an_overlay_is_found_and_works_again_after_a_commit(vm_
         monitor.wait_event("BLOCK_JOB_COMPLETED", since)
         vm.cli("load", vm.name, "s")
         (found,) = vm.cli_json("list", vm.name)
-        assert found["consistent"] and found["current"]
+        assert found["consistent"]
+        assert found["current"]
         assert run_state(monitor) == "running"

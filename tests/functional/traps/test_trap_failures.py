@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-
 from tests.conftest import VMFactory
 from tests.framework.qmp import QMPError
 from tests.framework.vm import DisksBy, TestVM
