@@ -94,10 +94,12 @@ class Catalog:
         """
         if id is not None:
             check_prefix(id)
-            whole = match_id(id, [row[0] for row in self._rows("SELECT id FROM snapshots")])
-            found = self.by_id(whole)
+            found = self.by_id(id.lower())
+            if found is None:
+                found = self.by_id(match_id(id, [row[0] for row in self._rows("SELECT id FROM snapshots")]))
         else:
-            found = self.by_name(name or "")
+            # What cannot be a name is no one's; SQLite could not even ask for a lone surrogate.
+            found = self.by_name(name) if name and name.isascii() else None
         if found is None:
             import difflib  # noqa: PLC0415  only an error needs it
 
@@ -105,10 +107,6 @@ class Catalog:
             hint = f"Did you mean {' or '.join(alike)}?" if alike else "`snaptree list` shows all."
             raise NoSuchSnapshot(f"There is no snapshot {printable(name or '')}.", hint)
         return found
-
-    def count(self) -> int:
-        """Return how many snapshots there are."""
-        return int(next(self._rows("SELECT count(*) FROM snapshots"))[0])
 
     def current(self) -> Current:
         """Return the snapshot that the VM's state descends from now."""
@@ -181,18 +179,13 @@ class Catalog:
 
     def renamed(self, id: str, name: str, entry: Entry) -> None:
         """Give a snapshot another name."""
-        with self._ending(entry) as db:
+        with self._ending(entry, last=False) as db:
             db.execute("UPDATE snapshots SET name = ? WHERE id = ?", (name, id))
 
     def described(self, id: str, description: str, entry: Entry) -> None:
         """Give a snapshot another description."""
-        with self._ending(entry) as db:
+        with self._ending(entry, last=False) as db:
             db.execute("UPDATE snapshots SET description = ? WHERE id = ?", (description, id))
-
-    def flawed(self, id: str, flaw: str) -> None:
-        """Mark a snapshot as not whole, with the reason; an empty one takes the mark away."""
-        with self._transaction() as db:
-            db.execute("UPDATE snapshots SET flaw = ? WHERE id = ?", (flaw, id))
 
     def set_current(self, current: Current) -> None:
         """Say what the VM's state descends from, or why that is unknown."""

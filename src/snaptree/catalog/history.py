@@ -52,7 +52,7 @@ class Journal:
     """The operation that is under way, or was when its supervisor died.
 
     :param operation: create, load, delete.
-    :param step: ``begun`` before the first change, ``broken`` where a load could be neither finished nor undone.
+    :param step: ``begun``, or ``loaded``: QEMU has loaded, and whatever the disks say later, the load only ends.
     :param plan: what is needed to finish or undo it.
     """
 

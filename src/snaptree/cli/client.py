@@ -9,7 +9,7 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -82,8 +82,8 @@ class Client:
         self._commands += 1
         message: dict[str, object] = {"execute": command, "id": self._commands}
         if arguments:
+            _check_text(arguments.values())
             message["arguments"] = dict(arguments)
-        _check_text(message)
         try:
             self._socket.sendall(json.dumps(message).encode() + b"\n")
         except OSError as error:
@@ -160,15 +160,11 @@ def _check_peer(connection: socket.socket, path: str) -> None:
         )
 
 
-def _check_text(message: Mapping[str, object]) -> None:
+def _check_text(values: Iterable[object]) -> None:
     """:raises UsageError: where the command line held bytes that are no UTF-8; JSON has no way to say them."""
-    try:
-        json.dumps(message, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        around = error.object[max(0, error.start - 20) : error.end + 20]
-        raise UsageError(
-            f"An argument holds bytes that are no UTF-8: {printable(around)}.", "Give it in UTF-8."
-        ) from error
+    for value in values:
+        if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):
+            raise UsageError(f"{printable(value)} holds bytes that are no UTF-8.", "Give it in UTF-8.")
 
 
 def _deep(line: bytes) -> object:

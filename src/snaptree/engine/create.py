@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
+from collections.abc import Coroutine
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from ..catalog.catalog import Current
 from ..catalog.history import Journal
@@ -21,11 +23,13 @@ from ..qemu.blockers import choose_vmstate_device
 from ..qemu.facts import Facts
 from ..qemu.jobs import new_job_id, run_job
 from . import images, tags, trace
-from .pause import paused
+from .pause import Pause, paused
 from .status import create_reasons
 from .vm import VM, ClockSeen, Stopwatch
 
 DESCRIPTION_MAX = 4096
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -60,32 +64,53 @@ async def create(vm: VM, name: str, description: str = "", *, client: str, wait:
             raise NameTaken(
                 f"There is a snapshot {printable(name)} already.", "Choose another name, or delete or rename that one."
             )
-        facts = await vm.facts()
-        reasons = create_reasons(vm, facts)
-        if reasons:
-            raise NotReady(
-                f"The VM {vm.place.name} cannot be snapshotted now: {reasons[0].message}", reasons[0].remedy, reasons
-            )
-        plan = await _plan(vm, name, description, facts)
-        await vm.disk(images.flush, [d.file for d in facts.devices])
-        trace.point("create.planned")
-        await vm.disk(vm.catalog.begin, Journal("create", time.time_ns(), client, plan.to_json()))
-        trace.point("create.begun")
-        try:
-            await _save(vm, plan, clock)
-            snapshot = await finish(vm, plan)
-            trace.point("create.whole")
-            entry = await vm.entry("create", name, snapshot.id, client, clock=clock)
-            await vm.disk(vm.catalog.created, snapshot, entry)
-        except QEMUGone:
-            raise  # the journal stays: the next start finds out whether the snapshot is whole
-        except SnaptreeError as error:
-            await undo(vm, plan, client, clock, str(error))
-            raise
+        await asyncio.to_thread(images.flush, vm.files())
+        async with vm.exclusive():
+            plan = await _prepare(vm, name, description, client)
+            trace.point("create.begun")
+            pause = await _undoing(vm, plan, client, clock, _save(vm, plan, clock))
+        snapshot = await _undoing(vm, plan, client, clock, _finish(vm, plan, client, clock))
         trace.point("create.done")
-        done = Done(snapshot, entry.duration_ms, entry.pause_ms)
+        done = Done(snapshot, clock.duration_ms(), clock.pause_ms())
         vm.publish("SNAPSHOT_CREATED", {"name": name, "id": snapshot.id, "duration_ms": done.duration_ms})
+        if pause.stuck:
+            raise QEMUFailed(
+                f"{name} was created, and the VM cannot continue: {pause.stuck}", "It is paused; `cont` says why."
+            )
         return done
+
+
+async def _prepare(vm: VM, name: str, description: str, client: str) -> Plan:
+    """Make sure that a snapshot can be taken, and note durably that it begins."""
+    facts = await vm.facts()
+    reasons = create_reasons(vm, facts)
+    if reasons:
+        raise NotReady(
+            f"The VM {vm.place.name} cannot be snapshotted now: {reasons[0].message}", reasons[0].remedy, reasons
+        )
+    plan = await _plan(vm, name, description, facts)
+    trace.point("create.planned")
+    await vm.disk(vm.catalog.begin, Journal("create", time.time_ns(), client, plan.to_json()))
+    return plan
+
+
+async def _undoing(vm: VM, plan: Plan, client: str, clock: Stopwatch, work: Coroutine[Any, Any, T]) -> T:
+    """Do ``work``; where it fails, remove what was written."""
+    try:
+        return await work
+    except QEMUGone:
+        raise  # the journal stays: the next start finds out whether the snapshot is whole
+    except SnaptreeError as error:
+        await undo(vm, plan, client, clock, str(error))
+        raise
+
+
+async def _finish(vm: VM, plan: Plan, client: str, clock: Stopwatch) -> Snapshot:
+    snapshot = await finish(vm, plan, stopped_at_s=clock.stopped_at_s)
+    trace.point("create.whole")
+    entry = await vm.entry("create", snapshot.name, snapshot.id, client, clock=clock)
+    await vm.disk(vm.catalog.created, snapshot, entry)
+    return snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +155,11 @@ async def _plan(vm: VM, name: str, description: str, facts: Facts) -> Plan:
     return Plan(snapshot, tuple(d.node for d in facts.devices), vmstate.node, new_job_id(), facts.running)
 
 
-async def _save(vm: VM, plan: Plan, clock: Stopwatch) -> None:
-    async with paused(vm, clock, was_running=plan.was_running) as pause:
+async def _save(vm: VM, plan: Plan, clock: Stopwatch) -> Pause:
+    async with paused(vm, clock) as pause:
+        if pause.was_running != plan.was_running:
+            plan = replace(plan, was_running=pause.was_running)
+            await vm.disk(vm.catalog.set_step, "begun", plan.to_json())
         trace.point("create.paused")
         await run_job(
             vm.session,
@@ -141,16 +169,19 @@ async def _save(vm: VM, plan: Plan, clock: Stopwatch) -> None:
         )
         pause.check_untouched()
         trace.point("create.saved")
+    return pause
 
 
-async def finish(vm: VM, plan: Plan) -> Snapshot:
+async def finish(vm: VM, plan: Plan, *, stopped_at_s: float | None = None) -> Snapshot:
     """Check that the snapshot of ``plan`` is whole on all devices, make it durable, and note it in the lineage.
+
+    :param stopped_at_s: when the VM was stopped for it, on the monotonic clock; ``None`` where nobody knows any more.
 
     :raises QEMUFailed: where it is not whole.
     """
     snapshot = whole(plan, await vm.devices())
-    await vm.disk(images.flush, [d.file for d in snapshot.devices])
-    snapshot = await _doubt_parent(vm, snapshot)
+    await asyncio.to_thread(images.flush, [d.file for d in snapshot.devices])
+    snapshot = await _doubt_parent(vm, snapshot, stopped_at_s)
     await vm.append_lineage(create_record(snapshot))
     return snapshot
 
@@ -183,16 +214,18 @@ def whole(plan: Plan, devices: tuple[BlockDevice, ...]) -> Snapshot:
     return from_record(record)
 
 
-async def _doubt_parent(vm: VM, snapshot: Snapshot) -> Snapshot:
+async def _doubt_parent(vm: VM, snapshot: Snapshot, stopped_at_s: float | None) -> Snapshot:
     """Take the parent back where the VM's clock shows that another monitor loaded something else meanwhile."""
-    seen, vm.clock_seen = vm.clock_seen, ClockSeen.now(snapshot.id, snapshot.vm_clock_ns)
+    if stopped_at_s is None:
+        return snapshot
+    seen, vm.clock_seen = vm.clock_seen, ClockSeen(snapshot.id, snapshot.vm_clock_ns, stopped_at_s)
     parent = await vm.disk(vm.catalog.by_id, snapshot.parent_id)
     # Only within one QEMU process: a cold start begins at zero, and its disks descend from the parent all the same.
     if parent is None or seen is None or seen.id != parent.id:
         return snapshot
     if snapshot.vm_clock_ns < seen.vm_clock_ns:
         how = f"was behind that of {parent.name}"
-    elif seen.outrun(snapshot.vm_clock_ns) and not vm.counts_instructions:
+    elif seen.outrun(snapshot.vm_clock_ns, stopped_at_s) and not vm.counts_instructions:
         how = f"was further on than the VM can have run since {parent.name}"
     else:
         return snapshot

@@ -11,11 +11,6 @@ from ..qcow2.image import Image, list_snapshots
 from ..qcow2.table import ImageSnapshot
 
 
-def is_local(file: str) -> bool:
-    """Say whether a device's file is a path on this host that we can read."""
-    return file.startswith("/") and os.access(file, os.R_OK)
-
-
 def flush(files: Iterable[str]) -> None:
     """Write back what the host's page cache holds of these images, so that QEMU's own flush finds little to do."""
     for file in files:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..catalog.history import Journal
 from ..catalog.lineage import load_record
-from ..model.errors import LoadIncomplete, NotReady, QEMUFailed, QEMUGone, SnaptreeError
+from ..model.errors import LoadIncomplete, NotReady, QEMUFailed, QEMUGone
 from ..model.snapshot import Snapshot
 from ..qemu.facts import Facts
 from ..qemu.jobs import dismiss, new_job_id, run_job
@@ -70,59 +71,86 @@ async def load(
         vm.require_qemu()
         clock = Stopwatch()
         snapshot = await vm.disk(vm.catalog.find, name=name, id=id)
-        facts = await vm.facts()
-        reasons = load_reasons(facts, snapshot, allow_resize=allow_resize)
-        if reasons:
-            raise NotReady(f"{snapshot.name} cannot be loaded now: {reasons[0].message}", reasons[0].remedy, reasons)
-        plan = await vm.disk(_plan, snapshot, facts)
-        await vm.disk(images.flush, plan.files.values())
-        trace.point("load.planned")
-        await vm.disk(vm.catalog.begin, Journal("load", time.time_ns(), client, plan.to_json()))
-        trace.point("load.begun")
-        await perform(vm, plan, facts, client, clock)
-        return await finish(vm, plan, snapshot, client, clock)
+        await asyncio.to_thread(images.flush, vm.files())
+        async with vm.exclusive():
+            facts = await vm.facts()
+            reasons = load_reasons(facts, snapshot, allow_resize=allow_resize)
+            if reasons:
+                raise NotReady(
+                    f"{snapshot.name} cannot be loaded now: {reasons[0].message}", reasons[0].remedy, reasons
+                )
+            plan = await asyncio.to_thread(_plan, snapshot, facts)
+            trace.point("load.planned")
+            await vm.disk(vm.catalog.begin, Journal("load", time.time_ns(), client, plan.to_json()))
+            trace.point("load.begun")
+            stuck = await perform(vm, plan, facts, client, clock)
+        done = await finish(vm, plan, snapshot, client, clock)
+        if stuck:
+            raise QEMUFailed(
+                f"{snapshot.name} was loaded, and the VM cannot continue: {stuck}", "It is paused; `cont` says why."
+            )
+        return done
 
 
-async def perform(vm: VM, plan: Plan, facts: Facts, client: str, clock: Stopwatch) -> None:
+async def perform(vm: VM, plan: Plan, facts: Facts, client: str, clock: Stopwatch) -> str:
     """Let QEMU load, and find out how far it came where it could not.
 
+    Prerequisites: the gate is closed, the journal has the plan.
+    Effects on success: the journal says that QEMU has loaded; whatever the disks say later, the load only ends.
+
+    :return: why the VM, which had run, could not continue afterwards; empty where all is well.
     :raises QEMUFailed, LoadIncomplete, QEMUGone: as :func:`load`.
     """
     try:
-        async with paused(vm, clock, was_running=plan.was_running) as pause:
-            plan = await _look_again(vm, plan)
+        async with paused(vm, clock) as pause:
+            plan = await _look_again(vm, plan, was_running=pause.was_running)
             trace.point("load.paused")
-            try:
-                if facts.reset_before_load:
-                    await reset_for_load(vm.session.execute, no_reboot=facts.host.no_reboot)
-                await run_job(
-                    vm.session,
-                    "snapshot-load",
-                    {"tag": plan.tag, "vmstate": plan.vmstate_node, "devices": list(plan.nodes)},
-                    plan.job_id,
-                    keep=True,
-                )
-                # Where another monitor continued the VM, QEMU did so too after the load, and the guest writes already.
-                if not pause.continued():
-                    await vm.disk(_verify, plan)
-            except QEMUGone:
-                raise
-            except SnaptreeError as error:
-                await failed(vm, plan, pause, client=client, clock=clock, why=str(error))
+            pause.stay = True  # until it is known what QEMU has done
+            await _load_or_settle(vm, plan, facts, pause, client=client, clock=clock)
             trace.point("load.loaded")
+            await vm.disk(vm.catalog.set_step, "loaded", plan.to_json())
             vm.broken = ""
-    except LoadIncomplete:
-        raise
-    except QEMUGone:
-        raise  # the journal stays: the next start looks at the disks
-    except SnaptreeError as error:
+            vm.warm = True
+            pause.stay = False
+            trace.point("load.noted")
+    except (LoadIncomplete, QEMUGone):
+        raise  # where QEMU has ended the journal stays: the next start looks at the disks
+    except QEMUFailed as error:
         await _undone(vm, plan, client, clock, str(error))
         raise
+    return pause.stuck
+
+
+async def _load_or_settle(vm: VM, plan: Plan, facts: Facts, pause: Pause, *, client: str, clock: Stopwatch) -> None:
+    """Let QEMU load; where it fails, decide whether the VM may continue."""
+    try:
+        if facts.reset_before_load:
+            await reset_for_load(vm.session.execute, no_reboot=facts.host.no_reboot)
+        await run_job(
+            vm.session,
+            "snapshot-load",
+            {"tag": plan.tag, "vmstate": plan.vmstate_node, "devices": list(plan.nodes)},
+            plan.job_id,
+            keep=True,
+        )
+    except QEMUGone:
+        raise
+    except QEMUFailed as error:
+        await failed(vm, plan, pause, client=client, clock=clock, why=str(error))
+    trace.point("load.reverted")
+    if pause.continued():
+        return  # another monitor continued the VM, QEMU did so too after the load, and the guest writes already
+    try:
+        await asyncio.to_thread(_verify, plan)
+    except QEMUFailed as error:
+        found = await asyncio.to_thread(states, plan)
+        await mark_broken(vm, plan, found, client=client, clock=clock, why=str(error))
+        raise LoadIncomplete(f"The load of {plan.name} failed half way: {error} {vm.broken}", remedy(plan)) from error
 
 
 async def finish(vm: VM, plan: Plan, snapshot: Snapshot, client: str, clock: Stopwatch) -> Done:
     """Note that the snapshot was loaded, and is current."""
-    vm.clock_seen = ClockSeen.now(snapshot.id, snapshot.vm_clock_ns)
+    vm.clock_seen = ClockSeen(snapshot.id, snapshot.vm_clock_ns, clock.stopped_at_s)
     await vm.append_lineage(load_record(snapshot.id))
     entry = await vm.entry("load", snapshot.name, snapshot.id, client, clock=clock)
     await vm.disk(vm.catalog.loaded, snapshot.id, entry)
@@ -149,7 +177,7 @@ def _plan(snapshot: Snapshot, facts: Facts) -> Plan:
     )
 
 
-def again(plan: Plan, facts: Facts, *, was_running: bool) -> Plan:
+def again(plan: Plan, facts: Facts) -> Plan:
     """Return the plan of the same load once more, in the QEMU that runs now."""
     here = {device.device: device for device in facts.devices}
     vmstate = next(
@@ -161,7 +189,6 @@ def again(plan: Plan, facts: Facts, *, was_running: bool) -> Plan:
         nodes=tuple(here[device].node for device in plan.files),
         vmstate_node=vmstate.node,
         files={device: here[device].file for device in plan.files},
-        was_running=was_running,
     )
 
 
@@ -169,12 +196,12 @@ def _same(files: dict[str, str], tag: str) -> tuple[str, ...]:
     return tuple(device for device, file in files.items() if images.at_snapshot(file, tag) is not False)
 
 
-async def _look_again(vm: VM, plan: Plan) -> Plan:
-    """Look at the disks now that nothing writes to them; journal it where the guest has changed one meanwhile."""
-    same = await vm.disk(_same, plan.files, plan.tag)
-    if same == plan.same:
+async def _look_again(vm: VM, plan: Plan, *, was_running: bool) -> Plan:
+    """Look at the disks now that nothing writes to them; journal what has changed meanwhile."""
+    same = await asyncio.to_thread(_same, plan.files, plan.tag)
+    if same == plan.same and was_running == plan.was_running:
         return plan
-    plan = replace(plan, same=same)
+    plan = replace(plan, same=same, was_running=was_running)
     await vm.disk(vm.catalog.set_step, "begun", plan.to_json())
     return plan
 
@@ -222,20 +249,21 @@ async def failed(vm: VM, plan: Plan, pause: Pause, *, client: str, clock: Stopwa
     :raises QEMUFailed: where nothing was touched.
     :raises LoadIncomplete: where something was, or nobody knows; then the VM is marked as broken.
     """
-    found = await vm.disk(states, plan)
+    found = await asyncio.to_thread(states, plan)
     facts = await vm.facts()
     for device in facts.closed:
         # A `cont` with an image that QEMU has closed as corrupt aborts QEMU 7.2.
         found[device] = "closed"
     if certainly_untouched(found) and not facts.nodes_error:
-        raise QEMUFailed(why, "Nothing was changed; the VM is as it was.")
-    pause.stay = True
+        pause.stay = False
+        raise QEMUFailed(why, "No disk was changed.")
     await mark_broken(vm, plan, found, client=client, clock=clock, why=why)
     raise LoadIncomplete(f"The load of {plan.name} failed half way: {why} {vm.broken}", remedy(plan))
 
 
 async def mark_broken(vm: VM, plan: Plan, found: dict[str, str], *, client: str, clock: Stopwatch, why: str) -> None:
-    """Note durably that the disks don't belong together, and end the load in the journal."""
+    """Note durably that the disks don't belong together, keep the VM paused, and end the load in the journal."""
+    await vm.session.execute("stop")
     vm.broken = f"The VM stays paused: {_words(plan, found)}, and RAM is of neither moment for certain."
     entry = await vm.entry("load", plan.name, plan.id, client, clock=clock, result=f"incomplete: {why}")
     await vm.disk(vm.catalog.broke, vm.broken, entry)

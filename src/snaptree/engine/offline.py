@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from ..catalog.catalog import Catalog
-from ..model.errors import VMRuns
+from ..model.errors import Refused, SnaptreeError, VMRuns
+from ..model.names import printable
 from ..model.snapshot import Device, SnapshotJSON
 from ..places.files import read_json
 from ..places.lock import SupervisorLock
@@ -25,7 +26,12 @@ def disks_of(place: VMPlace) -> dict[str, Device]:
     recorded = (read_json(place.command) or {}).get("disks")
     found = {}
     for item in recorded if isinstance(recorded, list) else []:
-        device = Device(str(item["device"]), str(item["node"]), str(item["file"]), int(item["size"]))
+        try:
+            device = Device(str(item["device"]), str(item["node"]), str(item["file"]), int(item["size"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise SnaptreeError(
+                f"{place.command} does not describe the VM's disks.", 'Remove its member "disks", or the file.'
+            ) from error
         found[device.device] = device
     return found
 
@@ -98,7 +104,15 @@ def _delete_all(catalog: Catalog, disks: dict[str, Device]) -> None:
     known = catalog.snapshots()
     files = {device.file for device in disks.values()} | {d.file for snapshot in known for d in snapshot.devices}
     ours = {snapshot.tag for snapshot in known}
-    doomed = {file: [s.tag for s in images.table(file) or () if s.tag in ours] for file in sorted(files)}
+    doomed: dict[str, list[str]] = {}
+    for file in sorted(files):
+        table = images.table(file)
+        if table is None:
+            raise Refused(
+                f"The image {printable(file)} cannot be read, so its snapshots cannot be deleted.",
+                "Put it back, or forget the VM without --snapshots.",
+            )
+        doomed[file] = [entry.tag for entry in table if entry.tag in ours]
     # A snapshot that is gone from some images only is lost, so all are looked at before the first is changed.
     img.check_free(file for file, found in doomed.items() if found)
     for file, found in doomed.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -9,27 +10,30 @@ from dataclasses import dataclass
 from ..model.errors import QEMUFailed, QEMUGone
 from .vm import VM, Stopwatch
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(slots=True)
 class Pause:
     """A pause under way.
 
     :ivar was_running: the VM ran before, so it runs afterwards.
-    :ivar stay: set where the VM must not continue, because disks and RAM don't belong together.
+    :ivar stay: set where the VM must not continue, because disks and RAM may not belong together.
+    :ivar stuck: why the VM could not continue afterwards; empty where it could, or had not run.
     """
 
     vm: VM
     was_running: bool
     resumed_before: int
     stay: bool = False
+    stuck: str = ""
 
     def continued(self) -> bool:
-        """Say whether somebody else continued the VM meanwhile."""
-        self.vm.session.deliver()
+        """Say whether somebody else continued the VM meanwhile (a user's own monitor can)."""
         return self.vm.resumed != self.resumed_before
 
     def check_untouched(self) -> None:
-        """Make sure that nobody else continued the VM meanwhile (a user's own monitor can).
+        """Make sure that nobody else continued the VM meanwhile.
 
         :raises QEMUFailed: where somebody did.
         """
@@ -41,31 +45,32 @@ class Pause:
 
 
 @asynccontextmanager
-async def paused(vm: VM, clock: Stopwatch, *, was_running: bool) -> AsyncIterator[Pause]:
+async def paused(vm: VM, clock: Stopwatch) -> AsyncIterator[Pause]:
     """Stop the VM where it runs, and continue it afterwards exactly where it ran.
 
-    Prerequisites: the caller holds the VM's lock.
-    Effects: commands of clients wait at the gate.  Afterwards the VM runs if it ran before, also after an error, unless
-    ``stay`` was set.
+    Prerequisites: the caller holds the VM's lock, and its gate is closed.
+    Effects: afterwards the VM runs if it ran before, also after an error, unless ``stay`` was set.  That it could not
+    continue is no error of what was done in the pause: ``stuck`` says it.
 
-    :param was_running: from the facts, so that no more time is lost by asking.
+    :raises QEMUFailed: where QEMU doesn't stop; nothing was done then.
     """
-    vm.gate.clear()
     clock.stopped()
-    pause = Pause(vm, was_running, vm.resumed)
+    stops = vm.stops
+    # Also where it is paused already: `stop` drains and flushes.  QEMU sends STOP before its answer, if the VM ran.
+    await vm.session.execute("stop")
+    pause = Pause(vm, vm.stops != stops, vm.resumed)
     try:
-        # Also where it is paused already: `stop` drains and flushes, and another monitor may have continued it.
-        await vm.session.execute("stop")
-        vm.session.deliver()
-        pause.resumed_before = vm.resumed
         yield pause
     except QEMUGone:
         pause.stay = True
         raise
     finally:
-        try:
-            if was_running and not pause.stay and not vm.session.closed.is_set():
+        if pause.was_running and not pause.stay and not vm.session.closed.is_set():
+            try:
                 await vm.session.execute("cont")
-        finally:
-            clock.resumed()
-            vm.gate.set()
+            except QEMUGone:
+                raise
+            except QEMUFailed as error:
+                log.error("the VM could not continue: %s", error)
+                pause.stuck = error.message
+        clock.resumed()

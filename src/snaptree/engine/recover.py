@@ -6,13 +6,13 @@ back.  Whether QEMU is still the same process decides what can be known: the sam
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 from ..catalog.history import Journal
 from ..model.errors import LoadIncomplete, QEMUFailed, SnaptreeError
 from ..qemu.jobs import dismiss_leftovers, find_job, wait_job
 from . import create, delete, load
-from .pause import paused
 from .status import load_reasons
 from .vm import VM, Stopwatch
 
@@ -30,21 +30,30 @@ async def recover(vm: VM, *, same_qemu: bool) -> str:
     :return: what was found and done, in a sentence; empty where nothing was to do.
     """
     vm.broken = await vm.disk(vm.catalog.broken)
+    async with vm.lock:
+        said = await mend(vm, same_qemu=same_qemu, crashed=True)
+        await dismiss_leftovers(vm.session)
+    return said
+
+
+async def mend(vm: VM, *, same_qemu: bool = True, crashed: bool = False) -> str:
+    """Finish or undo what the journal holds; as :func:`recover`, for a caller who holds the VM's lock.
+
+    :param crashed: a supervisor died, and may have left the VM stopped that it wanted to continue.
+    """
     journal = await vm.disk(vm.catalog.journal)
     if journal is None:
-        await dismiss_leftovers(vm.session)
         return ""
-    async with vm.operation("recovery"):
+    async with vm.exclusive():
         match journal.operation:
             case "create":
-                said = await _create(vm, journal, same_qemu)
+                said = await _create(vm, journal, same_qemu, crashed and same_qemu)
             case "load":
-                said = await _load(vm, journal, same_qemu)
+                said = await _load(vm, journal, same_qemu, crashed and same_qemu)
             case "delete":
                 said = await _delete(vm, journal)
             case other:
                 raise SnaptreeError(f"The journal holds an operation {other!r} that this snaptree doesn't know.")
-    await dismiss_leftovers(vm.session)
     log.warning("%s", said)
     return said
 
@@ -56,13 +65,13 @@ async def _settle(vm: VM, job_id: str, *, keep: bool = False) -> str | None:
     return (await wait_job(vm.session, job_id, keep=keep)).error
 
 
-async def _resume(vm: VM, was_running: bool, same_qemu: bool) -> None:
+async def _resume(vm: VM, *, wanted: bool) -> None:
     """Continue a VM that a dead supervisor has stopped."""
-    if same_qemu and was_running and not (await vm.facts()).running:
+    if wanted and not (await vm.facts()).running:
         await vm.session.execute("cont")
 
 
-async def _create(vm: VM, journal: Journal, same_qemu: bool) -> str:
+async def _create(vm: VM, journal: Journal, same_qemu: bool, resume: bool) -> str:
     raw = dict(journal.plan)
     plan = create.Plan(
         raw["snapshot"], tuple(raw["nodes"]), raw["vmstate_node"], raw["job_id"], bool(raw["was_running"])
@@ -76,26 +85,26 @@ async def _create(vm: VM, journal: Journal, same_qemu: bool) -> str:
         snapshot = await create.finish(vm, plan)
     except QEMUFailed:
         await create.undo(vm, plan, journal.client, clock, "its supervisor ended in the middle; removed")
-        await _resume(vm, plan.was_running, same_qemu)
+        await _resume(vm, wanted=plan.was_running and resume)
         return f"The create of {name}, which was cut off, has been undone."
-    await _resume(vm, plan.was_running, same_qemu)
+    await _resume(vm, wanted=plan.was_running and resume)
     entry = await vm.entry("create", name, snapshot.id, journal.client, clock=clock, result="ok, finished afterwards")
     await vm.disk(vm.catalog.created, snapshot, entry)
     return f"The create of {name}, which was cut off, has been finished."
 
 
-async def _load(vm: VM, journal: Journal, same_qemu: bool) -> str:
+async def _load(vm: VM, journal: Journal, same_qemu: bool, resume: bool) -> str:
     raw = dict(journal.plan)
     plan = load.Plan(**{**raw, "nodes": tuple(raw["nodes"]), "same": tuple(raw["same"])})
     clock = Stopwatch()
     error = await _settle(vm, plan.job_id, keep=True) if same_qemu else None
-    if error == "":
+    if error == "" or journal.step == "loaded":
         snapshot = await vm.disk(vm.catalog.find, id=plan.id)
         vm.broken = ""
         await load.finish(vm, plan, snapshot, journal.client, clock)
-        await _resume(vm, plan.was_running, same_qemu)
+        await _resume(vm, wanted=plan.was_running and resume)
         return f"The load of {plan.name}, which was cut off, has been finished."
-    found = await vm.disk(load.states, plan)
+    found = await asyncio.to_thread(load.states, plan)
     reverted = [device for device, word in found.items() if word == "reverted"]
     untouched = [device for device, word in found.items() if word == "untouched"]
     if not same_qemu and "unknown" in found.values():
@@ -110,35 +119,34 @@ async def _load(vm: VM, journal: Journal, same_qemu: bool) -> str:
             "load", plan.name, plan.id, journal.client, clock=clock, result="failed: cut off; undone"
         )
         await vm.disk(vm.catalog.ended, entry)
-        await _resume(vm, plan.was_running, same_qemu)
+        await _resume(vm, wanted=plan.was_running and resume)
         return f"The load of {plan.name}, which was cut off, had changed nothing."
     if not untouched and not same_qemu:
         # All disks are at the snapshot; its RAM went with the old process, as in any cold start.
         snapshot = await vm.disk(vm.catalog.find, id=plan.id)
         await load.finish(vm, plan, snapshot, journal.client, clock)
         return f"The load of {plan.name}, which was cut off, has reverted all disks; the VM starts cold from them."
-    return await _roll_forward(vm, plan, found, journal, same_qemu)
+    return await _roll_forward(vm, plan, found, journal, resume)
 
 
-async def _roll_forward(vm: VM, plan: load.Plan, found: dict[str, str], journal: Journal, same_qemu: bool) -> str:
+async def _roll_forward(vm: VM, plan: load.Plan, found: dict[str, str], journal: Journal, resume: bool) -> str:
     """Load again what was loaded onto some devices only."""
     clock = Stopwatch()
     snapshot = await vm.disk(vm.catalog.find, id=plan.id)
     facts = await vm.facts()
     reasons = load_reasons(facts, snapshot, allow_resize=True)
     if not reasons:
-        fresh = load.again(plan, facts, was_running=plan.was_running and same_qemu)
+        fresh = load.again(plan, facts)
         try:
             await load.perform(vm, fresh, facts, journal.client, clock)
         except LoadIncomplete:
             return vm.broken
         except QEMUFailed as error:
-            found = await vm.disk(load.states, plan)
-            async with paused(vm, clock, was_running=False) as pause:
-                pause.stay = True
+            found = await asyncio.to_thread(load.states, plan)
             await load.mark_broken(vm, plan, found, client=journal.client, clock=clock, why=str(error))
             return vm.broken
         await load.finish(vm, fresh, snapshot, journal.client, clock)
+        await _resume(vm, wanted=plan.was_running and resume)
         return f"The load of {plan.name}, which was cut off half way, has been finished: the VM is at {plan.name}."
     await load.mark_broken(vm, plan, found, client=journal.client, clock=clock, why=reasons[0].message)
     return vm.broken

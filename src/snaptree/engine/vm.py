@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -36,7 +36,8 @@ class VM:
     """One running VM and its catalog.
 
     :ivar lock: held by the one operation that is under way.
-    :ivar gate: open while commands of clients may pass to QEMU; closed inside a pause of ours.
+    :ivar gate: open while commands of clients may pass to QEMU; closed while what we
+        found out must stay true.
     :ivar busy: the operation under way, for people; empty where there is none.
     :ivar broken: why nothing may continue on the disks as they are (a load that failed half way); empty where all is
         well.
@@ -45,6 +46,9 @@ class VM:
     :ivar tables: the snapshots in images that can't be read as files here, as QEMU last told, by device.
     :ivar counts_instructions: QEMU runs with -icount, or may do so.
     :ivar clock_seen: the VM's clock at the last create or load; ``None`` where it is not known.
+    :ivar resumed: how often QEMU has continued the VM, and ``stops``: stopped it.
+    :ivar warm: a snapshot's RAM was loaded into this QEMU.
+    :ivar mend: finishes or undoes what the journal holds from an operation that failed at its end.
     :ivar publish: called with the name and the data of every event of ours.
     """
 
@@ -61,6 +65,9 @@ class VM:
         self.allow_raw = False
         self.run_state = "running"
         self.resumed = 0
+        self.stops = 0
+        self.warm = False
+        self.mend: Callable[[], Awaitable[object]] | None = None
         self.attached: dict[str, Device] = {}
         self.tables: dict[str, Table] = {}
         self.publish: Callable[[str, dict[str, Any]], None] = lambda name, data: None
@@ -74,12 +81,27 @@ class VM:
         """Run ``work``, which may block on the disk, outside the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._disk, lambda: work(*args, **kwargs))
 
+    @asynccontextmanager
+    async def exclusive(self) -> AsyncIterator[None]:
+        """Let nobody but us talk to QEMU: what was found out stays true until it is used."""
+        self.gate.clear()
+        try:
+            yield
+        finally:
+            self.gate.set()
+
+    def files(self) -> list[str]:
+        """Return the images of the devices as they were when QEMU was last asked."""
+        return [device.file for device in self.attached.values()]
+
     async def facts(self) -> Facts:
         """Ask QEMU about everything that decides whether a snapshot can be taken or loaded now."""
         if self._static is None:
             self._static = await gather_static(self.session.execute)
+        before = self.stops, self.resumed
         facts = await gather(self.session.execute, static=self._static, pid=self.process.pid if self.process else None)
-        self.run_state = facts.run_state
+        if before == (self.stops, self.resumed):  # else an event is newer
+            self.run_state = facts.run_state
         self.counts_instructions = facts.host.icount or facts.host.pid == 0
         self.attached = {d.device: Device(d.device, d.node, d.file, d.size) for d in facts.devices}
         self.tables = {d.device: d.snapshots for d in facts.devices if not d.file.startswith("/")}
@@ -103,6 +125,8 @@ class VM:
         async with self.lock:
             self.busy = name
             try:
+                if self.mend is not None and await self.disk(self.catalog.journal) is not None:
+                    await self.mend()
                 yield
             except QEMUGone as error:
                 if error.remedy:
@@ -149,6 +173,7 @@ class VM:
                 self.resumed += 1
                 self.run_state = "running"
             case "STOP":
+                self.stops += 1
                 self.run_state = "paused"
             case "SHUTDOWN":
                 self.run_state = "shutdown"
@@ -180,28 +205,27 @@ class ClockSeen:
     vm_clock_ns: int
     at_s: float
 
-    @classmethod
-    def now(cls, id: str, vm_clock_ns: int) -> ClockSeen:
-        """Note what the VM's clock says now."""
-        return cls(id, vm_clock_ns, time.monotonic())
-
-    def outrun(self, vm_clock_ns: int) -> bool:
-        """Say whether the VM's clock is further on than it can have come by running."""
-        elapsed_s = time.monotonic() - self.at_s
-        return vm_clock_ns - self.vm_clock_ns > (elapsed_s + CLOCK_SLACK_S) * 1e9
+    def outrun(self, vm_clock_ns: int, at_s: float) -> bool:
+        """Say whether the VM's clock, when it stopped at ``at_s``, was further on than it can have come by running."""
+        return vm_clock_ns - self.vm_clock_ns > (at_s - self.at_s + CLOCK_SLACK_S) * 1e9
 
 
 class Stopwatch:
-    """Measures an operation and the pause within it."""
+    """Measures an operation and the pause within it.
+
+    :ivar stopped_at_s: when the VM was last stopped, on the monotonic clock.
+    """
 
     def __init__(self) -> None:
         self._start = time.perf_counter()
         self._pause_start: float | None = None
         self._pause_s = 0.0
+        self.stopped_at_s = time.monotonic()
 
     def stopped(self) -> None:
         """The VM is about to stop."""
         self._pause_start = time.perf_counter()
+        self.stopped_at_s = time.monotonic()
 
     def resumed(self) -> None:
         """The VM runs again."""

@@ -152,11 +152,14 @@ async def gather(query: Query, *, static: StaticFacts | None, pid: int | None) -
 
 
 async def gather_devices(query: Query, *, pid: int | None) -> tuple[BlockDevice, ...]:
-    """Ask QEMU for the devices alone, in three commands; empty where it doesn't list its nodes.
+    """Ask QEMU for the devices alone, in three commands.
 
+    :raises QEMUFailed: where it doesn't list its nodes.
     :raises QEMUGone: where QEMU ends meanwhile.
     """
-    nodes, debug_graph, _ = await _nodes(query)
+    nodes, debug_graph, error = await _nodes(query)
+    if error:
+        raise QEMUFailed(f"QEMU does not list its block nodes. {error}")
     return block_devices(await _ask(query, "query-block", []), parse_graph(nodes, debug_graph), look(pid))
 
 

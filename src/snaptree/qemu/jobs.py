@@ -81,11 +81,8 @@ async def find_job(session: Session, job_id: str) -> dict[str, Any] | None:
     return next((job for job in jobs if job["id"] == job_id), None)
 
 
-async def dismiss_leftovers(session: Session, keep: str = "") -> list[JobEnd]:
-    """Dismiss every concluded job of ours but ``keep``; return how they had ended."""
-    ends = []
+async def dismiss_leftovers(session: Session) -> None:
+    """Dismiss every concluded job of ours."""
     for job in await session.execute("query-jobs"):
-        if job["id"].startswith(JOB_PREFIX) and job["id"] != keep and job["status"] == "concluded":
+        if job["id"].startswith(JOB_PREFIX) and job["status"] == "concluded":
             await dismiss(session, job["id"])
-            ends.append(JobEnd(job["id"], str(job.get("error", ""))))
-    return ends

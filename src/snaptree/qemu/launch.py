@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..model.errors import QEMUStartFailed
+from ..model.errors import QEMUStartFailed, Refused
 from ..model.names import printable
 
 WORDS_MAX_BYTES = 4096
@@ -79,6 +79,10 @@ def listen(path: Path) -> socket.socket:
 
     QEMU inherits it (``-chardev socket,fd=N,server=on``): so the mode is ours, and one can connect at once.
     """
+    if _is_served(path):
+        raise Refused(
+            f"Somebody serves at {printable(str(path))} already.", "End that process, or choose another path."
+        )
     with contextlib.suppress(FileNotFoundError):
         path.unlink()
     server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
@@ -93,13 +97,28 @@ def listen(path: Path) -> socket.socket:
     return server
 
 
-def start(argv: Sequence[str], cwd: Path, log: Path, *, inherit: Sequence[int], foreground: bool) -> Process:
+def _is_served(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(str(path))
+        except BlockingIOError:
+            return True  # so many wait there that the next has no place
+        except OSError:
+            return False
+    return True
+
+
+def start(
+    argv: Sequence[str], cwd: Path, log: Path, *, inherit: Sequence[int], foreground: bool, umask: int
+) -> Process:
     """Start QEMU.
 
     :param argv: the program and its arguments, complete.
     :param log: where its standard error is appended; without ``foreground`` its standard output too.
     :param inherit: descriptors that QEMU shall have, under the same numbers.
     :param foreground: QEMU keeps our standard input and output, for ``-nographic`` and ``-serial stdio``.
+    :param umask: the user's own, for the files that QEMU makes.
     :raises QEMUStartFailed: where the program cannot be executed, or the directory is gone.
     """
     for fd in inherit:
@@ -116,6 +135,7 @@ def start(argv: Sequence[str], cwd: Path, log: Path, *, inherit: Sequence[int], 
             # In the foreground the user may hand descriptors to QEMU (-add-fd, -netdev tap,fd=); ours are CLOEXEC.
             close_fds=not foreground,
             start_new_session=True,
+            umask=umask,
         )
     except OSError as error:
         what = f"the working directory {printable(str(cwd))}" if not cwd.is_dir() else printable(argv[0])

@@ -209,9 +209,6 @@ class Session:
         command = printable(str(message.get("execute", "")))
         return QEMUGone(f"QEMU's QMP connection {self._address} ended before the answer to {command}.")
 
-    def deliver(self) -> None:
-        """Hand over every event that has arrived."""
-
     async def close(self) -> None:
         """End the session; QEMU goes on."""
         if self._state_task is not None:

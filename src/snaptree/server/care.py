@@ -10,15 +10,16 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..catalog.catalog import Catalog
 from ..engine.offline import disks_of
-from ..engine.recover import recover
+from ..engine.recover import mend, recover
 from ..engine.vm import VM
-from ..model.errors import OtherDisks, QEMUStartFailed, SnaptreeError
+from ..model.errors import OtherDisks, QEMUGone, QEMUStartFailed, SnaptreeError
 from ..model.ids import NIL
 from ..model.names import printable
 from ..model.snapshot import Device
@@ -33,6 +34,7 @@ from .server import Server
 
 WATCH_S = 0.2
 QUIT_TIMEOUT_S = 30.0
+RELAY_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,7 @@ class Supervised:
         self.server: Server | None = None
         self.notes: list[str] = []
         self._asked_to_end: list[str] = []
+        self._insisted = asyncio.Event()
 
     def note_running(self, address: str) -> None:
         """Write down which QEMU runs, so that the next supervisor finds it."""
@@ -144,39 +147,57 @@ class Supervised:
             "Mend the command line; with the same words QEMU alone fails too.",
         )
 
-    async def begin(self, record: dict[str, Any] | None, *, fresh: bool, same_qemu: bool, go: bool) -> None:
+    async def begin(
+        self, record: dict[str, Any] | None, *, fresh: bool, same_qemu: bool, go: bool, attached_at: str | None = None
+    ) -> None:
         """Look at the VM, bring it to a whole state, and let it run.
 
         :param record: what ``command.json`` shall say; ``None`` leaves it as it is.
         :param go: QEMU waits for us to continue it.
+        :param attached_at: where a QEMU that ran already listens.
         :raises OtherDisks: where the VM of this name has others.
         """
         assert self.session is not None
         catalog = Catalog.open(self.place.catalog, create=True)
         self.vm = vm = VM(self.place, catalog, self.session, self.process)
         vm.allow_raw = self.options.allow_raw
+        vm.mend = lambda: mend(vm)
         facts = await vm.facts()
         disks = [Device(d.device, d.node, d.file, d.size) for d in facts.devices]
-        if not fresh and not facts.nodes_error:
+        # The same process may have got a disk meanwhile; and QEMU hides all of them where one image is corrupt.
+        if not (fresh or same_qemu or facts.nodes_error):
             check_disks(self.place, disks)
+        if attached_at is not None:
+            self.note_running(attached_at)
         old = read_json(self.place.command) or {}
-        write_json(self.place.command, {**(record if record is not None else old), "disks": [asdict(d) for d in disks]})
+        kept = old.get("disks", []) if facts.nodes_error else [asdict(d) for d in disks]
+        write_json(self.place.command, {**(record if record is not None else old), "disks": kept})
         waits = facts.run_state == "prelaunch"
-        said = await recover(vm, same_qemu=same_qemu)
-        if said:
-            self.notes.append(said)
+        await self._recover(vm, same_qemu)
         if vm.broken:
             self.notes.append(f"{vm.broken} Load a snapshot: snaptree load {self.place.name} NAME.")
-        if not same_qemu and not self.attached:
+            await self.session.execute("stop")
+        if not same_qemu and not self.attached and not vm.warm:
             await self._say_cold()
         self.server = Server(vm)
         await self.server.listen(self.place.runtime / "qmp.sock")
         await self.server.listen_too(self.options.listen, self.options.tls)
-        if any(address.path is None and not address.port for address in self.options.listen):
-            served = ", ".join(map(str, self.server.tcp_addresses()))
-            self.notes.append(f"{self.place.name} is served at {served} too.")
         if go and waits and not vm.broken:
             await self.session.execute("cont")
+
+    async def _recover(self, vm: VM, same_qemu: bool) -> None:
+        """Finish or undo what was cut off; where that can't be now, the next operation tries again."""
+        try:
+            said = await recover(vm, same_qemu=same_qemu)
+        except QEMUGone:
+            raise
+        except SnaptreeError as error:
+            journal = await vm.disk(vm.catalog.journal)
+            said = f"What was cut off cannot be finished or undone now; the next command tries again. {error}"
+            if journal is not None and journal.operation == "load":
+                vm.broken = f"A load was cut off, and could not be finished: {error.message}"
+        if said:
+            self.notes.append(said)
 
     async def _say_cold(self) -> None:
         assert self.vm is not None
@@ -197,6 +218,8 @@ class Supervised:
         asked = asyncio.Event()
 
         def ask(name: str) -> None:
+            if self._asked_to_end:
+                self._insisted.set()
             self._asked_to_end.append(name)
             asked.set()
 
@@ -220,26 +243,50 @@ class Supervised:
             signalled.cancel()
             if not ended.done():
                 if not self.owns_qemu:
-                    async with self.vm.lock:  # what is under way ends first
+                    async with self._when_idle():
                         ended.cancel()
-                        await self.let_go(keep_running=True)
-                        pid = f" (pid {self.process.pid})" if self.process else ""
-                        words = f"QEMU{pid} runs on; `snaptree attach {self.place.name}` takes it up again."
-                        return End(words, qemu_runs=True)
-                await self._quit()
+                        return await self._leave()
+                async with self._when_idle():
+                    with contextlib.suppress(SnaptreeError):
+                        await self._unless_insisted(self.session.execute("quit"))
                 ended.cancel()
             return await self._gone()
+        except Insisted:
+            return await self._leave()
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
-            self._relay()
+            await self._relay()
 
-    async def _quit(self) -> None:
+    @asynccontextmanager
+    async def _when_idle(self) -> AsyncIterator[None]:
+        """Wait until what is under way has ended: a snapshot is whole or not there.
+
+        :raises Insisted: where a second signal comes meanwhile.
+        """
         assert self.vm
-        assert self.session
-        async with self.vm.lock:  # what is under way ends first
-            with contextlib.suppress(SnaptreeError):
-                await self.session.execute("quit")
+        await self._unless_insisted(self.vm.lock.acquire())
+        try:
+            yield
+        finally:
+            self.vm.lock.release()
+
+    async def _unless_insisted(self, work: Coroutine[Any, Any, object]) -> None:
+        task = asyncio.ensure_future(work)
+        insisted = asyncio.ensure_future(self._insisted.wait())
+        await asyncio.wait({task, insisted}, return_when=asyncio.FIRST_COMPLETED)
+        insisted.cancel()
+        if not task.done():
+            task.cancel()
+            raise Insisted
+        task.result()
+
+    async def _leave(self) -> End:
+        """Leave QEMU running; what was cut off is in the journal."""
+        await self.let_go(keep_running=True)
+        pid = f" (pid {self.process.pid})" if self.process else ""
+        words = f"QEMU{pid} runs on; `snaptree attach {self.place.name}` takes it up again."
+        return End(words, qemu_runs=True)
 
     async def _gone(self) -> End:
         """QEMU has ended, or its connection has."""
@@ -299,16 +346,21 @@ class Supervised:
 
     async def _watch(self) -> None:
         while True:
-            self._relay()
+            await self._relay()
             self.words.bound()
             await asyncio.sleep(WATCH_S)
 
-    def _relay(self) -> None:
+    async def _relay(self) -> None:
+        """Show QEMU's words; whoever doesn't read them holds up nothing but them."""
         if self.foreground:
-            with contextlib.suppress(OSError):
-                data = self.words.new()
-                if data:
-                    os.write(sys.stderr.fileno(), data)
+            data = self.words.new()
+            if data:
+                with contextlib.suppress(OSError, TimeoutError):
+                    await asyncio.wait_for(asyncio.to_thread(os.write, sys.stderr.fileno(), data), RELAY_TIMEOUT_S)
+
+
+class Insisted(Exception):
+    """The user has asked a second time that we end."""
 
 
 def check_disks(place: VMPlace, disks: Sequence[Device]) -> None:

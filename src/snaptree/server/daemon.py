@@ -52,8 +52,9 @@ def detached(work: Work) -> Ready:
     :raises Interrupted: where the user interrupted us; what was begun has ended.
     """
     read, write = os.pipe()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
     pid = os.fork()
     if pid == 0:
         _child(work, write)

@@ -7,7 +7,7 @@ import socket
 import struct
 from pathlib import Path
 
-from ..model.errors import QEMUGone
+from ..model.errors import ProtocolError, QEMUGone
 from ..model.names import printable
 from ..places.places import Running
 from ..qemu import launch
@@ -31,6 +31,11 @@ def find_process(address: str, known: Running | None) -> launch.Process | None:
         probe.settimeout(1)
         try:
             probe.connect(address.removeprefix("unix:"))
+        except BlockingIOError as error:
+            raise ProtocolError(
+                f"QEMU's QMP socket {printable(address)} takes nobody now: another client holds it, or QEMU is busy.",
+                "End that client (QEMU serves one at a time), or wait until QEMU is done.",
+            ) from error
         except OSError as error:
             raise QEMUGone(
                 f"Nobody answers at QEMU's QMP socket {printable(address)}: {error.strerror}.",

@@ -15,9 +15,12 @@ QEMU_LOG_MAX_BYTES = 8 << 20
 qmp_log = logging.getLogger("snaptree.qmp-traffic")
 
 
-def set_up(place: VMPlace) -> None:
-    """Write the supervisor's log and the QMP log from now on, each bounded to two files of 1 MiB."""
-    os.umask(0o077)
+def set_up(place: VMPlace) -> int:
+    """Write the supervisor's log and the QMP log from now on, each bounded to two files of 1 MiB.
+
+    :return: the umask that the user had; ours is private from now on.
+    """
+    before = os.umask(0o077)
     package = logging.getLogger("snaptree")
     package.setLevel(logging.INFO)
     package.propagate = False
@@ -25,6 +28,7 @@ def set_up(place: VMPlace) -> None:
     qmp_log.setLevel(logging.INFO)
     qmp_log.propagate = False
     _attach(qmp_log, place.qmp_log)
+    return before
 
 
 def _attach(logger: logging.Logger, path: Path) -> None:

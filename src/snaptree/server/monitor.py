@@ -42,11 +42,10 @@ def split(line: str) -> tuple[str, str]:
     return (match[1], line[match.end() :].strip(_SPACE)) if match else ("", "")
 
 
-def find(line: str, *, raw: bool = False, broken: bool = False) -> tuple[Monitor, str] | None:
+def find(line: str, *, raw: bool = False) -> tuple[Monitor, str] | None:
     """Return what answers a monitor command and its arguments; ``None`` where it is not ours.
 
     :param raw: the user has asked for QEMU's own block snapshot commands.
-    :param broken: the VM may not continue.
     """
     word, rest = split(line)
     if word == "info":
@@ -54,12 +53,17 @@ def find(line: str, *, raw: bool = False, broken: bool = False) -> tuple[Monitor
         return (_info_snapshots, more) if topic == "snapshots" else None
     if word in ("help", "?"):
         return (_help, rest) if rest in _HELP else None
-    if word in ("c", "cont"):
-        return (_refuse_cont, rest) if broken else None
     if word in _RAW:
         return None if raw else (_refuse, word)
     monitor = {"savevm": _savevm, "loadvm": _loadvm, "delvm": _delvm}.get(word)
     return (monitor, rest) if monitor else None
+
+
+def refused_to_continue(vm: VM, line: object) -> str | None:
+    """Return what a ``cont`` is answered while disks and RAM don't belong together; ``None`` where it may pass."""
+    if not (vm.broken and isinstance(line, str) and split(line)[0] in ("c", "cont")):
+        return None
+    return f"Error: The VM cannot continue: a load failed half way. {vm.broken} Load a snapshot: loadvm tag=NAME\r\n"
 
 
 async def answer(vm: VM, monitor: Monitor, rest: str, client: str) -> str:
@@ -100,10 +104,6 @@ async def _delvm(vm: VM, rest: str, client: str) -> str:
 
 async def _refuse(vm: VM, word: str, client: str) -> str:
     return f"Error: {word} would go around the lineage of the snapshots. {_RAW[word]}\r\n"
-
-
-async def _refuse_cont(vm: VM, rest: str, client: str) -> str:
-    return f"Error: The VM cannot continue: a load failed half way. {vm.broken} Load a snapshot: loadvm tag=NAME\r\n"
 
 
 def _which(command: str, rest: str) -> dict[str, str] | str:

@@ -240,14 +240,13 @@ class ClientSession:
         if command == "human-monitor-command":
             line = arguments.get("command-line")
             vm = self._vm
-            found = monitor.find(line, raw=vm.allow_raw, broken=bool(vm.broken)) if isinstance(line, str) else None
+            found = monitor.find(line, raw=vm.allow_raw) if isinstance(line, str) else None
             if found is not None:
                 self._note(monitor.split(str(line))[0], " (monitor)")
                 answering = monitor.answer(vm, *found, self.who)
                 return {"return": await asyncio.shield(asyncio.ensure_future(answering))}
         if not self._vm.allow_raw:
             check_passing(command, arguments)
-        check_continuing(self._vm, command)
         return await self._pass_on(request, frame)
 
     def _note(self, command: str, how: str = "") -> None:
@@ -266,6 +265,12 @@ class ClientSession:
                 self._server.quit_asked = "error" not in reply
                 return reply
         await self._vm.gate.wait()
+        # What was under way has ended only now, and may have left the VM broken.
+        check_continuing(self._vm, request.command)
+        if request.command == "human-monitor-command":
+            refusal = monitor.refused_to_continue(self._vm, request.arguments.get("command-line"))
+            if refusal is not None:
+                return {"return": refusal}
         self._note(request.command, " (passed on)")
         if request.command in ("getfd", "add-fd") and self._fds:
             fd = self._fds.popleft()

@@ -5,10 +5,12 @@ It holds the VM's lock from start to end.  Killed, it leaves QEMU running; the n
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..model.errors import NotReady, Refused, VMRuns
+from ..model.errors import NotReady, QEMUGone, Refused, VMRuns
+from ..model.names import printable
 from ..places.lock import SupervisorLock
 from ..places.places import VMPlace
 from ..places.process import identify
@@ -46,12 +48,14 @@ async def run(
         running = place.running()
         if running and running.qemu and running.qemu.alive():
             raise unsupervised(place, running.qemu.pid)
-        logs.set_up(place)
+        umask = logs.set_up(place)
         words = logs.QEMUWords(place.qemu_log)
         listener = launch.listen(place.qemu_socket)
         complete = commandline.with_monitor(list(argv), listener.fileno())
         try:
-            process = launch.start(complete, cwd, place.qemu_log, inherit=[listener.fileno()], foreground=foreground)
+            process = launch.start(
+                complete, cwd, place.qemu_log, inherit=[listener.fileno()], foreground=foreground, umask=umask
+            )
         finally:
             listener.close()
         supervised = Supervised(place, process, words, owns_qemu=True, foreground=foreground, options=options)
@@ -106,6 +110,12 @@ async def attach(
         logs.set_up(place)
         address = absolute(address)
         process = find_process(address, known)
+        ours = known.qemu if known and known.qemu and known.qemu.alive() else None
+        if ours is not None and process is not None and identify(process.pid) != ours:
+            raise VMRuns(
+                f"QEMU of the VM {place.name} (pid {ours.pid}) runs, and {printable(address)} is another one.",
+                f"`snaptree attach {place.name}` takes it up again; for the other one choose another name.",
+            )
         words = logs.QEMUWords(place.qemu_log)
         owns = known is not None and not known.attached and process is not None and known.qemu == identify(process.pid)
         supervised = Supervised(
@@ -113,12 +123,14 @@ async def attach(
         )
         try:
             await supervised.connect(address)
-            same = known is not None and process is not None and known.qemu == identify(process.pid)
-            supervised.note_running(address)
+            # Over TCP the process is not known; the same address then stands for the same QEMU.
+            here = identify(process.pid) if process else None
+            same = known is not None and known.qemu == here and known.qemu_qmp == address
             record = None if owns else {"argv": command_of(process), "cwd": cwd_of(process), "attached": address}
-            await supervised.begin(record, fresh=fresh, same_qemu=same, go=False)
+            await supervised.begin(record, fresh=fresh, same_qemu=same, go=False, attached_at=address)
         except BaseException:
-            await supervised.let_go(keep_running=known is not None)
+            gone = known is not None and known.qemu is None and isinstance(sys.exception(), QEMUGone)
+            await supervised.let_go(keep_running=known is not None and not gone)
             raise
         fresh = False
         return await supervised.serve(ready)

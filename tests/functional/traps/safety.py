@@ -131,9 +131,9 @@ def holds(vm: TestVM, disk: Path, pattern: int) -> bool:
     return vm.tool(*read, check=False).returncode == 0
 
 
-def trace_stop(vm: TestVM, point: str) -> None:
-    """Let every supervisor that the test starts from now on stop itself at this point of an operation."""
-    vm.env["SNAPTREE_TRACE"] = f"{point}=stop"
+def trace_stop(vm: TestVM, *points: str) -> None:
+    """Let every supervisor that the test starts from now on stop itself at these points of an operation."""
+    vm.env["SNAPTREE_TRACE"] = ",".join(f"{point}=stop" for point in points)
 
 
 def wait_stopped(pid: int) -> None:
@@ -141,18 +141,23 @@ def wait_stopped(pid: int) -> None:
     wait_until(lambda: _state(pid) == "T", f"process {pid} to be stopped")
 
 
+def nothing() -> None:
+    """Do nothing at a point of ``trace_stop``."""
+
+
 def with_meanwhile(
-    client: QMPClient, command: str, arguments: Mapping[str, Any], meanwhile: Callable[[], object] = lambda: None
+    client: QMPClient, command: str, arguments: Mapping[str, Any], *meanwhile: Callable[[], object]
 ) -> Any:
-    """Run a command of snaptree's, and ``meanwhile`` when it is at the point of ``trace_stop``; return its answer.
+    """Run a command of snaptree's, and one ``meanwhile`` at each point of ``trace_stop``; return its answer.
 
     :raises QMPError: where it fails.
     """
     supervisor = client.execute("query-vm")["supervisor_pid"]
     number = client.send(command, arguments)
-    wait_stopped(supervisor)
-    meanwhile()
-    os.kill(supervisor, signal.SIGCONT)
+    for act in meanwhile:
+        wait_stopped(supervisor)
+        act()
+        os.kill(supervisor, signal.SIGCONT)  # it goes on before this returns
     return client.reply(command, number)
 
 

@@ -15,6 +15,7 @@ from tests.functional.traps.safety import (
     assert_can,
     bare,
     entries,
+    nothing,
     plain_qemu,
     refusal,
     run_job,
@@ -108,7 +109,7 @@ def test_a_load_that_qemu_fails_leaves_its_vm_stopped_and_ours_running(vm_factor
         with no_room_behind(client.execute("query-vm")["qemu_pid"], 0):
             failed = vm.cli("load", vm.name, "s", check=False)
         assert failed.returncode == 1, failed
-        assert "Nothing was changed" in failed.stderr
+        assert "No disk was changed" in failed.stderr
         assert run_state(client) == "running"
         assert client.execute("query-jobs") == []
         assert entries(own) == before
@@ -141,7 +142,7 @@ def test_a_load_that_fails_half_way_leaves_the_vm_paused_until_a_load_is_whole(v
 
         own.execute("block-dirty-bitmap-remove", bitmap)
         since = vm.serial_end()
-        with_meanwhile(client, "snapshot-load", {"name": "s"})
+        with_meanwhile(client, "snapshot-load", {"name": "s"}, nothing)
         assert vm.cli_json("status", vm.name)["reasons"] == []
         assert run_state(own) == "paused"
         client.execute("cont")

@@ -9,11 +9,11 @@ from itertools import pairwise
 import pytest
 from tests.conftest import VMFactory
 from tests.framework.qmp import QMPError
-from tests.framework.waiting import wait_until
 from tests.functional.traps.safety import (
     attached,
     bare,
     entries,
+    nothing,
     plain_qemu,
     run_state,
     trace_stop,
@@ -27,7 +27,7 @@ def test_lists_are_answered_while_qemu_is_blocked_in_a_save_and_the_rest_waits_i
     vm = vm_factory()
     trace_stop(vm, "create.paused")
     with under_care(vm, bare(vm)), vm.qmp() as client, vm.qmp() as early, vm.qmp() as patient:
-        with_meanwhile(client, "snapshot-create", {"name": "s"})
+        with_meanwhile(client, "snapshot-create", {"name": "s"}, nothing)
         found = client.execute("query-vm")
         saving = client.send("snapshot-create", {"name": "t"})
         wait_stopped(found["supervisor_pid"])
@@ -108,7 +108,7 @@ def test_a_create_fails_whole_when_another_monitor_continues_the_vm_in_its_pause
         assert client.execute("query-snapshots", {"foreign": True}) == []
         assert set(map(len, entries(own).values())) == {0}
         assert own.execute("query-jobs") == []
-        with_meanwhile(client, "snapshot-create", {"name": "s"})
+        with_meanwhile(client, "snapshot-create", {"name": "s"}, nothing)
         vm.wait_state_after(vm.states()[-1].ram + 2)
         since = vm.serial_end()
         client.execute("snapshot-load", {"name": "s"})
@@ -133,20 +133,22 @@ def test_a_save_by_another_monitor_in_our_pause_harms_neither(vm_factory: VMFact
 
 
 def test_a_load_is_whole_when_another_monitor_continues_the_vm_in_its_pause(vm_factory: VMFactory) -> None:
-    vm = vm_factory(pace_ms=0)  # the guest writes to its disks again the moment that QEMU has loaded
-    trace_stop(vm, "load.paused")
+    vm = vm_factory()
+    trace_stop(vm, "load.paused", "load.reverted")
     with under_care(vm, vm.qemu_args()) as own, vm.qmp() as client:
         vm.wait_states(3)
         client.execute("snapshot-create", {"name": "s"})
-        vm.wait_state_after(vm.states()[-1].ram + 20)
 
         def go_on() -> None:
             own.execute("cont")
-            vm.wait_state_after(vm.states()[-1].ram + 20)
+            vm.wait_state_after(vm.states()[-1].ram + 3)
 
-        assert with_meanwhile(client, "snapshot-load", {"name": "s"}, go_on) == {}
+        def run_a_while() -> None:
+            vm.wait_states(3, vm.serial_end())  # QEMU has continued the VM, and the guest writes to its disks again
+
+        assert with_meanwhile(client, "snapshot-load", {"name": "s"}, go_on, run_a_while) == {}
         assert run_state(own) == "running"
         assert client.execute("query-current-snapshot")["name"] == "s"
-        assert vm.cli_json("status", vm.name)["reasons"] == []
-        wait_until(lambda: any(a.ram > b.ram for a, b in pairwise(vm.states())), "the guest to go back")
+        assert client.execute("query-snapshot-status", {"reasons": True})["reasons"] == []
+        assert any(earlier.ram > later.ram for earlier, later in pairwise(vm.states()))
         vm.assert_guest_ok()

@@ -102,8 +102,13 @@ def test_a_qemu_that_ends_is_not_taken_for_one_that_lacks_a_command(recorded: Op
         asyncio.run(gather(query, static=None, pid=None))
 
 
-def test_the_devices_alone_are_the_same(every_recorded: Recorded) -> None:
-    assert asyncio.run(gather_devices(every_recorded.query, pid=None)) == every_recorded.facts().devices
+def test_the_devices_alone_are_the_same_or_an_error_never_none_at_all(every_recorded: Recorded) -> None:
+    facts = every_recorded.facts()
+    if facts.nodes_error:
+        with pytest.raises(QEMUFailed):
+            asyncio.run(gather_devices(every_recorded.query, pid=None))
+    else:
+        assert asyncio.run(gather_devices(every_recorded.query, pid=None)) == facts.devices
 
 
 @pytest.mark.parametrize(("state", "expected"), [("shutdown", True), ("suspended", True), ("guest-panicked", False)])
