@@ -56,7 +56,12 @@ def load_running(vm: TestVM, name: str, moment: Moment) -> None:
         vm.wait_state_after(moment.stop, since)
         since = vm.serial_end()
     vm.cli("load", vm.name, name)
-    vm.wait_serial(rf"^STATE OK ram=({'|'.join(str(counter) for counter in moment)})( |$)", since=since)
+    wait_for_moment(vm, moment, since)
+
+
+def wait_for_moment(vm: TestVM, moment: Moment, since: int) -> None:
+    """Wait until the guest, which was far beyond this moment at ``since``, is at it."""
+    vm.wait_serial(rf"^STATE OK ram=({'|'.join(str(counter) for counter in moment)}) ", since=since)
 
 
 def assert_at(vm: TestVM, moment: Moment, since: int) -> None:

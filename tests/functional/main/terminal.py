@@ -59,7 +59,7 @@ class Terminal:
             stdout=slave,
             stderr=slave,
             # It becomes the terminal's session leader, so that Ctrl-C reaches it and what is in its process group.
-            preexec_fn=lambda: os.login_tty(os.dup(slave)),
+            preexec_fn=lambda: os.login_tty(os.dup(slave)),  # noqa: PLW1509  no other thread runs here
         )
         self.pid = self._process.pid
 

@@ -6,7 +6,6 @@ import os
 import signal
 
 import pytest
-
 from tests.conftest import VMFactory
 from tests.framework import processes
 from tests.framework.vm import TestVM

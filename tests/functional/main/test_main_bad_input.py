@@ -95,9 +95,7 @@ def test_a_prefix_of_two_ids_is_refused_with_both_named(vm_factory: VMFactory) -
     vm = vm_factory()
     # The supervisor's Python makes ids that all begin alike.
     (vm.root / "sitecustomize.py").write_text(
-        "import uuid\n"
-        "random = uuid.uuid4\n"
-        "uuid.uuid4 = lambda: uuid.UUID('3fab28c9' + random().hex[8:])\n"
+        "import uuid\nrandom = uuid.uuid4\nuuid.uuid4 = lambda: uuid.UUID('3fab28c9' + random().hex[8:])\n"
     )
     vm.env["PYTHONPATH"] = str(vm.root)
     with under_care(vm, bare(vm)), vm.qmp() as client:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 
 import pytest
-
 from tests.conftest import VMFactory
 from tests.framework.vm import TestVM
 from tests.functional.main.moments import (
@@ -232,9 +231,7 @@ class Walk:
         new = f"{old}-again"
         self.vm.cli("rename", self.vm.name, old, new)
         self.moments[new] = self.moments.pop(old)
-        self.parents = {
-            new if child == old else child: new if of == old else of for child, of in self.parents.items()
-        }
+        self.parents = {new if child == old else child: new if of == old else of for child, of in self.parents.items()}
         self.current = new if self.current == old else self.current
 
     def restart(self) -> None:
@@ -242,7 +239,9 @@ class Walk:
         self.vm.run()
 
     def step(self) -> None:
-        steps = [self.create, self.load, self.load, self.delete, self.rename] if len(self.moments) > 1 else [self.create]
+        steps = (
+            [self.create, self.load, self.load, self.delete, self.rename] if len(self.moments) > 1 else [self.create]
+        )
         self.random.choice(steps)()
         assert parents(self.vm) == self.parents
         assert current(self.vm) == self.current

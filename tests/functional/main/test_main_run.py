@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from tests.conftest import VMFactory
 from tests.framework import processes
 from tests.framework.qmp import QMPClient
@@ -160,7 +159,7 @@ def test_a_command_line_runs_as_it_is_in_the_users_directory(vm_factory: VMFacto
 def test_a_shells_substitution_of_a_detached_run_returns(vm_factory: VMFactory) -> None:
     vm = vm_factory()
     words = " ".join(f"'{word}'" for word in bare(vm))
-    done = vm.tool("sh", "-c", f"x=$({sys.executable} -m snaptree run --detach {vm.name} -- {words} 2>&1); echo \"[$x]\"")
+    done = vm.tool("sh", "-c", f'x=$({sys.executable} -m snaptree run --detach {vm.name} -- {words} 2>&1); echo "[$x]"')
     socket = vm.runtime / "snaptree" / vm.name / "qmp.sock"
     assert done.stdout == f"[{vm.name} is running, served at unix:{socket}]\n"
     assert run_state(vm.qmp()) == "running"

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-
 from tests.conftest import VMFactory
 from tests.framework.qmp import QMPClient
 from tests.framework.vm import TestVM
@@ -126,12 +125,11 @@ def test_no_wait_is_refused_while_another_command_works_and_lists_come_all_the_s
 def test_stop_during_a_create_lets_it_end_first(vm_factory: VMFactory) -> None:
     vm = vm_factory()
     vm.cli("run", "--detach", vm.name, "--", *bare(vm))
-    with vm.qmp() as client:
-        with qemu_stands_still(client):
-            creating = Started(vm, "create", vm.name, "s")
-            wait_busy(client, "create")
-            stopping = Started(vm, "stop", vm.name)
-            wait_asked(vm, "snapshot-create", 1)
+    with vm.qmp() as client, qemu_stands_still(client):
+        creating = Started(vm, "create", vm.name, "s")
+        wait_busy(client, "create")
+        stopping = Started(vm, "stop", vm.name)
+        wait_asked(vm, "snapshot-create", 1)
     assert [command.wait()[0] for command in (creating, stopping)] == [0, 0]
     (s,) = vm.cli_json("list", vm.name)
     assert s["consistent"]

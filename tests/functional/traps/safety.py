@@ -78,10 +78,11 @@ def plain_qemu(vm: TestVM, argv: list[str]) -> Iterator[PlainQEMU]:
 
 @contextmanager
 def attached(vm: TestVM, argv: list[str]) -> Iterator[QMPClient]:
-    """Run a command line of :func:`bare` and let snaptree attach to it; yield another monitor of that QEMU."""
+    """Run a command line of :func:`bare`, attach snaptree to it, yield another monitor, and stop the VM afterwards."""
     with plain_qemu(vm, argv) as plain:
         vm.cli("attach", "--detach", vm.name, "--qmp", f"unix:{plain.attach_socket}")
         yield plain.qmp
+        vm.cli("stop", vm.name)
 
 
 @contextmanager

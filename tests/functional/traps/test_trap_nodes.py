@@ -44,10 +44,19 @@ def test_a_filter_repeats_the_list_below_it_and_ours_counts_once(vm_factory: VMF
         *("-device", "virtio-blk-pci,drive=reads,id=virtio-a"),
     )
     with attached(vm, bare(vm, *filtered, disks="none")) as monitor:
-        assert monitor.hmp("savevm theirs") == ""
-        assert_can(vm, "ours")
-        shown = monitor.execute("query-named-block-nodes", {"flat": True})
-        assert [len(found["image"].get("snapshots", ())) for found in shown].count(2) == 2
+        # An export uses the image as well, below the filter that the guest uses.
+        address = {"type": "unix", "data": {"path": str(vm.root / "nbd.sock")}}
+        monitor.execute("nbd-server-start", {"addr": address})
+        monitor.execute("block-export-add", {"type": "nbd", "id": "export", "node-name": "disk-a"})
+        assert monitor.hmp("savevm theirs") == ""  # QEMU saves that image twice
+        ours = assert_can(vm, "ours")
+        assert [(device["device"], device["node"]) for device in ours["devices"]] == [("virtio-a", "disk-a")]
+        shown = [
+            found for found in monitor.execute("query-named-block-nodes", {"flat": True}) if found["drv"] != "file"
+        ]
+        for found in shown:
+            assert [entry["name"] for entry in found["image"]["snapshots"]] == ["theirs", "theirs", ours["tag"]]
+        assert {found["drv"] for found in shown} == {"qcow2", "copy-on-read"}
         listed = vm.cli_json("list", vm.name, "--foreign")
         assert [(found["name"], len(found["devices"])) for found in listed] == [("ours", 1), ("theirs", 1)]
 

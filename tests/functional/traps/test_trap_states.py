@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 
 import pytest
 from tests.conftest import VMFactory
@@ -101,10 +102,11 @@ def test_a_vm_that_was_migrated_away_or_waits_for_a_migration_is_refused_by_its_
 
 def test_a_migration_under_way_is_refused_until_it_is_cancelled(vm_factory: VMFactory) -> None:
     vm = vm_factory()
-    with attached(vm, bare(vm)) as monitor:
+    with attached(vm, bare(vm)) as monitor, socket.socket(socket.AF_UNIX) as nobody:
         assert_can(vm, "s")
-        monitor.execute("migrate-set-parameters", {"max-bandwidth": 100})
-        monitor.execute("migrate", {"uri": "exec:cat > /dev/null"})
+        nobody.bind(f"{vm.root}/nobody.sock")
+        nobody.listen()  # and reads nothing, so that it never ends
+        monitor.execute("migrate", {"uri": f"unix:{vm.root}/nobody.sock"})
         wait_until(lambda: monitor.execute("query-migrate").get("status") == "active", "the migration to be active")
         assert refused(vm, "create", vm.name, "t") == [("migration", None)]
         assert refused(vm, "load", vm.name, "s") == [("migration", None)]

@@ -1,0 +1,17 @@
+"""The framer under random streams: 60 s in continuous integration, 5 s elsewhere."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+SECONDS = 60 if os.environ.get("CI") else 5
+
+
+def test_random_streams_give_messages_or_errors_in_qemus_words_and_nothing_else() -> None:
+    fuzzer = Path(__file__).with_name("fuzz_framer.py")
+    argv = [sys.executable, str(fuzzer), "--seconds", str(SECONDS)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=SECONDS + 120)
+    assert done.returncode == 0, done.stdout + done.stderr
