@@ -102,6 +102,7 @@ async def _undoing(vm: VM, plan: Plan, client: str, clock: Stopwatch, work: Coro
         raise  # the journal stays: the next start finds out whether the snapshot is whole
     except SnaptreeError as error:
         await undo(vm, plan, client, clock, str(error))
+        error.remedy = error.remedy or "Nothing is left of it; the VM and its snapshots are as they were."
         raise
 
 

@@ -6,15 +6,12 @@ that QAPI generates: each argument in the order of the schema, then the first on
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 GENERIC_ERROR: Final = "GenericError"
 COMMAND_NOT_FOUND: Final = "CommandNotFound"
-PASSABLE_NESTING: Final = 256
-"""Brackets within brackets; QEMU's schema needs a tenth of it, Python's encoder gives up below 1,000."""
 
 
 class QMPError(Exception):
@@ -98,29 +95,6 @@ def _bucket(key: str) -> int:
     for place, byte in enumerate(name):
         value += byte << (place * 5 % 24)
     return (1103515243 * value + 12345) % 2**32 % 512
-
-
-def check_passable(message: dict[str, Any]) -> None:
-    """Make sure that a message can go to QEMU through Python's own encoder.
-
-    That writes a number beyond a double as ``Infinity``, which is no JSON to QEMU: its answer has no id, and
-    the one session that everybody uses would end over it.
-
-    :raises QMPError: where it holds such a number, or is nested too deep.
-    """
-    level: list[dict[str, Any] | list[Any]] = [message]
-    for _ in range(PASSABLE_NESTING):
-        inner: list[dict[str, Any] | list[Any]] = []
-        for container in level:
-            for item in container.values() if isinstance(container, dict) else container:
-                if isinstance(item, dict | list):
-                    inner.append(item)
-                elif isinstance(item, float) and not math.isfinite(item):
-                    raise QMPError(GENERIC_ERROR, "A number is out of range")
-        if not inner:
-            return
-        level = inner
-    raise QMPError(GENERIC_ERROR, "JSON nesting depth limit exceeded")
 
 
 _JSON_TYPES: Final = {"str": "string", "bool": "boolean", "int": "integer", "number": "number"}
