@@ -26,7 +26,7 @@ def main(words: list[str]) -> int:
         width = max(len(name) for name in figures)
         for name, value in figures.items():
             print(
-                f"  {name.ljust(width)}  {value:10.1f}"
+                f"  {name.ljust(width)}  {value:10.{1 if value >= 10 else 3}f}"
                 if isinstance(value, float)
                 else f"  {name.ljust(width)}  {value!s:>10}"
             )

@@ -182,6 +182,9 @@ class Supervised:
         self.server = Server(vm)
         await self.server.listen(self.place.runtime / "qmp.sock")
         await self.server.listen_too(self.options.listen, self.options.tls)
+        if any(address.path is None and address.port == 0 for address in self.options.listen):
+            served = ", ".join(map(str, self.server.tcp_addresses()))
+            self.notes.append(f"{self.place.name} is served at {served} too.")
         if go and waits and not vm.broken:
             await self.session.execute("cont")
 

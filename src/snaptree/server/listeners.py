@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import os
 import socket
 import ssl
 from collections.abc import Callable, Sequence
@@ -148,7 +149,8 @@ async def serve_tcp(address: Address, tls: TLSFiles | None, adopt: Adopt) -> asy
             arrived, address.host, address.port, ssl=context(tls) if tls else None, limit=CHUNK_BYTES
         )
     except OSError as error:
-        raise Refused(f"{address} cannot be listened at: {error.strerror}.", "Choose another port.") from error
+        why = os.strerror(error.errno) if error.errno else str(error)
+        raise Refused(f"{address} cannot be listened at: {why}.", "Choose another address or port.") from error
 
 
 async def _bridge(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, adopt: Adopt) -> None:

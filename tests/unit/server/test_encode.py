@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from snaptree.server.encode import encode, error_reply, event, return_reply
+from snaptree.server.encode import encode, encode_compactly, error_reply, event, return_reply
+from snaptree.server.framer import Framer, Message
 from snaptree.server.parser import Huge
 
 
@@ -62,6 +63,24 @@ def test_what_is_no_json_value_is_refused() -> None:
     for value in (object(), [math.inf, object()], {"a": math.inf, 1: 2}):
         with pytest.raises(TypeError):
             encode(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"execute": "x", "arguments": {"a": ["ü€🎉", "\x7f\0\n", 1.5, -(2**63), 1e22, True, None]}},
+        [Huge("1E400"), "ü"],
+        json.loads("[" * 900 + "]" * 900),
+    ],
+    ids=["plain", "huge", "deep"],
+)
+def test_what_goes_to_qemu_reads_back_the_same_and_grows_as_little_as_can_be(value: object) -> None:
+    data = encode_compactly(value)
+    (frame,) = Framer().feed(data)
+    assert isinstance(frame, Message)
+    assert repr(frame.value) == repr(value)
+    assert len(data) <= len(encode(value))
+    assert encode_compactly("ü" * 100) == b'"' + "ü".encode() * 100 + b'"'
 
 
 def test_replies_have_an_id_exactly_if_the_request_had_one() -> None:

@@ -1,0 +1,173 @@
+"""The session to QEMU, with a QEMU that says what a real one would not say when asked."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from snaptree.model.errors import ProtocolError, QEMUFailed, QEMUGone
+from snaptree.qemu.session import Session
+
+GREETING = {"QMP": {"version": {"qemu": {"major": 10, "minor": 0, "micro": 2}, "package": ""}, "capabilities": []}}
+Say = Callable[..., None]
+Script = Callable[[list[dict[str, Any]], Say], None]
+
+
+def talk(tmp_path: Path, answering: Script, use: Callable[[Session], Awaitable[None]]) -> list[dict[str, Any]]:
+    """Let ``use`` use a session to a peer that calls ``answering`` with all commands so far; return the events."""
+    events: list[dict[str, Any]] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        commands: list[dict[str, Any]] = []
+
+        def say(*messages: dict[str, Any]) -> None:
+            writer.write(b"".join(json.dumps(message).encode() + b"\r\n" for message in messages))
+
+        say(GREETING)
+        received = b""
+        while data := await reader.read(1 << 16):
+            received += data
+            while received:
+                message, end = json.JSONDecoder().raw_decode(received.decode())
+                received = received[end:]
+                if message["execute"] == "qmp_capabilities":
+                    say({"return": {}})
+                elif message["execute"] == "leave":
+                    writer.close()
+                    return
+                else:
+                    commands.append(message)
+                    answering(commands, say)
+        writer.close()
+
+    async def run() -> None:
+        server = await asyncio.start_unix_server(serve, str(tmp_path / "sock"))
+        session = await Session.connect(f"unix:{tmp_path / 'sock'}", events.append)
+        assert session.greeting == GREETING
+        await use(session)
+        await session.close()
+        assert session.closed.is_set()
+        server.close()
+
+    asyncio.run(run())
+    return events
+
+
+def echo(commands: list[dict[str, Any]], say: Say) -> None:
+    say({"return": commands[-1]["execute"], "id": commands[-1]["id"]})
+
+
+def test_each_command_gets_its_own_answer(tmp_path: Path) -> None:
+    def backwards(commands: list[dict[str, Any]], say: Say) -> None:
+        if len(commands) == 3:
+            say(*({"return": command["execute"], "id": command["id"]} for command in reversed(commands)))
+
+    async def use(session: Session) -> None:
+        assert await asyncio.gather(*(session.execute(name) for name in "abc")) == ["a", "b", "c"]
+
+    talk(tmp_path, backwards, use)
+
+
+def test_an_event_is_handed_over_before_the_answer_that_follows_it(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def with_events(commands: list[dict[str, Any]], say: Say) -> None:
+        say(
+            {"event": "ONE"}, {"event": "TWO", "data": {}}, {"return": {}, "id": commands[-1]["id"]}, {"event": "THREE"}
+        )
+
+    async def use(session: Session) -> None:
+        await session.execute("x")
+        seen.append(1)
+        await session.execute("x")
+
+    events = talk(tmp_path, with_events, use)
+    assert [event["event"] for event in events] == ["ONE", "TWO", "THREE"] * 2
+
+
+def test_an_error_without_an_id_is_the_answer_to_the_oldest_command_and_no_end(tmp_path: Path) -> None:
+    def parse_error_once(commands: list[dict[str, Any]], say: Say) -> None:
+        if len(commands) == 2:
+            say({"error": {"class": "GenericError", "desc": "JSON parse error"}})
+            say({"return": "second", "id": commands[1]["id"]})
+        elif len(commands) > 2:
+            echo(commands, say)
+
+    async def use(session: Session) -> None:
+        waiting = (session.execute("a"), session.execute("b"))
+        first, second = list[Any](await asyncio.gather(*waiting, return_exceptions=True))
+        assert isinstance(first, QEMUFailed)
+        assert "JSON parse error" in first.message
+        assert second == "second"
+        assert await session.execute("c") == "c"
+
+    talk(tmp_path, parse_error_once, use)
+
+
+def test_an_answer_that_nobody_waits_for_any_more_is_nobody_elses(tmp_path: Path) -> None:
+    async def use(session: Session) -> None:
+        impatient = asyncio.create_task(session.execute("first"))
+        await asyncio.sleep(0)
+        impatient.cancel()
+        assert await session.execute("second") == "second"
+        assert impatient.cancelled()
+
+    def late(commands: list[dict[str, Any]], say: Say) -> None:
+        if len(commands) == 2:
+            say(
+                *({"return": command["execute"], "id": command["id"]} for command in commands), {"return": 1, "id": "x"}
+            )
+
+    talk(tmp_path, late, use)
+
+
+def test_the_end_of_the_connection_fails_what_waits_and_what_comes_later(tmp_path: Path) -> None:
+    async def use(session: Session) -> None:
+        waiting = asyncio.create_task(session.execute("wait"))
+        await asyncio.sleep(0)
+        with pytest.raises(QEMUGone, match='ended before the answer to "leave"'):
+            await session.execute("leave")
+        with pytest.raises(QEMUGone, match='ended before the answer to "wait"'):
+            await waiting
+        await session.closed.wait()
+        with pytest.raises(QEMUGone):
+            await session.execute("late")
+
+    talk(tmp_path, lambda commands, say: None, use)
+
+
+def test_an_answer_may_have_many_mebibytes(tmp_path: Path) -> None:
+    async def use(session: Session) -> None:
+        assert len(await session.execute("big")) == 30 << 20
+        assert await session.execute("x") == "x" * (30 << 20)
+
+    talk(tmp_path, lambda commands, say: say({"return": "x" * (30 << 20), "id": commands[-1]["id"]}), use)
+
+
+def test_a_message_that_qemu_would_not_take_gets_qemus_answer_without_asking(tmp_path: Path) -> None:
+    async def use(session: Session) -> None:
+        reply = await session.pass_on({"execute": "x", "arguments": {"a": "a" * (64 << 20)}})
+        assert reply == {"error": {"class": "GenericError", "desc": "JSON token size limit exceeded"}}
+        assert await session.execute("x") == "x"
+
+    talk(tmp_path, echo, use)
+
+
+def test_a_peer_that_says_nothing_is_taken_for_one_that_talks_to_somebody_else(tmp_path: Path) -> None:
+    async def run() -> None:
+        server = await asyncio.start_unix_server(lambda reader, writer: asyncio.sleep(0), str(tmp_path / "sock"))
+        with pytest.raises(ProtocolError, match="another client holds it"):
+            await Session.connect(str(tmp_path / "sock"), lambda event: None, timeout_s=0.01)
+        server.close()
+
+    asyncio.run(run())
+
+
+def test_where_nobody_listens_qemu_is_gone(tmp_path: Path) -> None:
+    with pytest.raises(QEMUGone, match="Nobody answers"):
+        asyncio.run(Session.connect(str(tmp_path / "sock"), lambda event: None))
