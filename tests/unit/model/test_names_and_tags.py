@@ -1,11 +1,25 @@
+import importlib
+import pkgutil
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snaptree.model.errors import AmbiguousId, BadName, NoSuchSnapshot, UsageError, all_errors, exit_codes, from_code
+import snaptree
+from snaptree.model.errors import (
+    AmbiguousId,
+    BadName,
+    NoSuchSnapshot,
+    SnaptreeError,
+    UsageError,
+    all_errors,
+    exit_codes,
+    from_code,
+)
 from snaptree.model.ids import NIL, is_id, match_id, new_id
 from snaptree.model.names import check_name, check_vm_name, printable
 from snaptree.model.tags import TAG_MAX, format_tag, parse_tag
+from snaptree.qcow2.errors import NotQcow2
 
 
 @pytest.mark.parametrize(
@@ -107,10 +121,31 @@ def test_a_new_id_is_an_id_and_never_the_same() -> None:
 
 
 def test_every_error_is_found_by_its_code() -> None:
-    own = [error for error in all_errors() if "code" in vars(error)]
-    assert len({error.code for error in own}) == len(own) >= 20
-    for error in own:
+    errors = list(all_errors())
+    assert len({error.code for error in errors}) == len(errors) >= 20
+    for error in errors:
+        assert "code" in vars(error)
         assert type(from_code(error.code, "m", "r")) is error
+
+
+def test_an_error_of_another_room_travels_as_the_nearest_class_of_the_tree() -> None:
+    tree = set(all_errors())
+    for module in pkgutil.walk_packages(snaptree.__path__, "snaptree."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    assert set(all_errors()) == tree  # whatever was imported
+    finer = below(SnaptreeError) - tree
+    assert NotQcow2 in finer
+    for error in finer:
+        assert not {"code", "exit_code", "meaning"} & vars(error).keys(), error
+        nearest = next(parent for parent in error.__mro__ if parent in tree)
+        assert type(from_code(error.code, "m", "r")) is nearest
+
+
+def below(error: type[SnaptreeError]) -> set[type[SnaptreeError]]:
+    """Return every class below one, of our package."""
+    own = {child for child in error.__subclasses__() if child.__module__.startswith("snaptree.")}
+    return own.union(*map(below, own))
 
 
 def test_the_exit_codes_are_those_of_the_manual() -> None:

@@ -21,6 +21,7 @@ Script = Callable[[list[dict[str, Any]], Say], None]
 def talk(tmp_path: Path, answering: Script, use: Callable[[Session], Awaitable[None]]) -> list[dict[str, Any]]:
     """Let ``use`` use a session to a peer that calls ``answering`` with all commands so far; return the events."""
     events: list[dict[str, Any]] = []
+    left = asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         commands: list[dict[str, Any]] = []
@@ -29,8 +30,8 @@ def talk(tmp_path: Path, answering: Script, use: Callable[[Session], Awaitable[N
             writer.write(b"".join(json.dumps(message).encode() + b"\r\n" for message in messages))
 
         say(GREETING)
-        received = b""
-        while data := await reader.read(1 << 16):
+        received, stays = b"", True
+        while stays and (data := await reader.read(1 << 16)):
             received += data
             while received:
                 message, end = json.JSONDecoder().raw_decode(received.decode())
@@ -38,12 +39,12 @@ def talk(tmp_path: Path, answering: Script, use: Callable[[Session], Awaitable[N
                 if message["execute"] == "qmp_capabilities":
                     say({"return": {}})
                 elif message["execute"] == "leave":
-                    writer.close()
-                    return
+                    stays = False
                 else:
                     commands.append(message)
                     answering(commands, say)
         writer.close()
+        left.set()
 
     async def run() -> None:
         server = await asyncio.start_unix_server(serve, str(tmp_path / "sock"))
@@ -52,6 +53,7 @@ def talk(tmp_path: Path, answering: Script, use: Callable[[Session], Awaitable[N
         await use(session)
         await session.close()
         assert session.closed.is_set()
+        await left.wait()
         server.close()
 
     asyncio.run(run())
@@ -159,10 +161,18 @@ def test_a_message_that_qemu_would_not_take_gets_qemus_answer_without_asking(tmp
 
 
 def test_a_peer_that_says_nothing_is_taken_for_one_that_talks_to_somebody_else(tmp_path: Path) -> None:
+    left = asyncio.Event()
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert await reader.read() == b""
+        writer.close()
+        left.set()
+
     async def run() -> None:
-        server = await asyncio.start_unix_server(lambda reader, writer: asyncio.sleep(0), str(tmp_path / "sock"))
+        server = await asyncio.start_unix_server(say_nothing, str(tmp_path / "sock"))
         with pytest.raises(ProtocolError, match="another client holds it"):
             await Session.connect(str(tmp_path / "sock"), lambda event: None, timeout_s=0.01)
+        await left.wait()  # nothing is left open, so that others may have the socket
         server.close()
 
     asyncio.run(run())
