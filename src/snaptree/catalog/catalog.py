@@ -20,7 +20,7 @@ from ..model.names import printable
 from ..model.snapshot import Snapshot
 from .history import Entry, Journal
 from .rows import COLUMNS, from_row, to_row
-from .schema import connect, damaged
+from .schema import CatalogDamaged, connect, damaged, repair_it
 
 # Column names of our own, no value from outside.
 _SELECT = f"SELECT {', '.join(COLUMNS)} FROM snapshots"  # noqa: S608
@@ -68,7 +68,7 @@ class Catalog:
 
     def snapshots(self) -> list[Snapshot]:
         """Return all snapshots, oldest first."""
-        return [from_row(row) for row in self._rows(f"{_SELECT} ORDER BY created_ns, seq")]
+        return [self._snapshot(row) for row in self._rows(f"{_SELECT} ORDER BY created_ns, seq")]
 
     def names(self) -> dict[str, str]:
         """Return the name of each id."""
@@ -76,15 +76,17 @@ class Catalog:
 
     def by_id(self, id: str) -> Snapshot | None:
         """Return the snapshot with this whole id."""
-        return next((from_row(row) for row in self._rows(f"{_SELECT} WHERE id = ?", id)), None)
+        return next((self._snapshot(row) for row in self._rows(f"{_SELECT} WHERE id = ?", id)), None)
 
     def by_name(self, name: str) -> Snapshot | None:
         """Return the snapshot of this name."""
-        return next((from_row(row) for row in self._rows(f"{_SELECT} WHERE name = ?", name)), None)
+        return next((self._snapshot(row) for row in self._rows(f"{_SELECT} WHERE name = ?", name)), None)
 
     def children(self, id: str) -> list[Snapshot]:
         """Return the snapshots whose parent is ``id``, oldest first."""
-        return [from_row(row) for row in self._rows(f"{_SELECT} WHERE parent_id = ? ORDER BY created_ns, seq", id)]
+        return [
+            self._snapshot(row) for row in self._rows(f"{_SELECT} WHERE parent_id = ? ORDER BY created_ns, seq", id)
+        ]
 
     def find(self, *, name: str | None = None, id: str | None = None) -> Snapshot:
         """Return the snapshot of this name, or of this id or unique prefix of one.
@@ -127,8 +129,24 @@ class Catalog:
         for operation, started_ns, client, step, plan in self._rows(
             "SELECT operation, started_ns, client, step, plan FROM journal"
         ):
-            return Journal(operation, started_ns, client, json.loads(plan), step)
+            try:
+                return Journal(operation, started_ns, client, json.loads(plan), step)
+            except ValueError as error:
+                raise self._no_row(error) from error
         return None
+
+    def verify(self) -> None:
+        """Read everything.
+
+        :raises CatalogDamaged: where SQLite finds damage in the file, or a row is none.
+        """
+        words = [str(row[0]) for row in self._rows("PRAGMA integrity_check(1)")]
+        if words != ["ok"]:
+            raise CatalogDamaged(f"The catalog {self._path} is damaged: {'; '.join(words)}.", repair_it(self._path))
+        self.snapshots()
+        self.current()
+        self.history()
+        self.journal()
 
     # -- writing
 
@@ -177,6 +195,22 @@ class Catalog:
                 db.execute("UPDATE state SET value = ? WHERE key = 'current' AND value = ?", (row[0], id))
                 db.execute("DELETE FROM snapshots WHERE id = ?", (id,))
 
+    def added(self, snapshot: Snapshot, entry: Entry) -> None:
+        """Add a snapshot that the images hold already; current, and the operation under way, stay."""
+        with self._ending(entry, last=False) as db:
+            db.execute(_INSERT, to_row(snapshot))
+
+    def flawed(self, id: str, flaw: str, entry: Entry) -> None:
+        """Say why a snapshot is not whole; with an empty text, that it is whole again."""
+        with self._ending(entry, last=False) as db:
+            db.execute("UPDATE snapshots SET flaw = ? WHERE id = ?", (flaw, id))
+
+    def filled(self, snapshots: Iterable[Snapshot], current: Current, entry: Entry) -> None:
+        """Write everything into a new catalog."""
+        with self._ending(entry) as db:
+            db.executemany(_INSERT, [to_row(snapshot) for snapshot in snapshots])
+            _set_current(db, current)
+
     def renamed(self, id: str, name: str, entry: Entry) -> None:
         """Give a snapshot another name."""
         with self._ending(entry, last=False) as db:
@@ -198,6 +232,15 @@ class Catalog:
             pass
 
     # -- inside
+
+    def _snapshot(self, row: tuple[Any, ...]) -> Snapshot:
+        try:
+            return from_row(row)
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._no_row(error) from error
+
+    def _no_row(self, error: Exception) -> CatalogDamaged:
+        return CatalogDamaged(f"The catalog {self._path} holds what is no row of it: {error}.", repair_it(self._path))
 
     def _rows(self, sql: str, *values: object) -> Iterator[tuple[Any, ...]]:
         try:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from ..model.snapshot import iso_time
 
-Operation = Literal["create", "load", "delete", "rename", "describe"]
+Operation = Literal["create", "load", "delete", "rename", "describe", "repair"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Entry:
 class Journal:
     """The operation that is under way, or was when its supervisor died.
 
-    :param operation: create, load, delete.
+    :param operation: create, load, delete, repair.
     :param step: ``begun``, or ``loaded``: QEMU has loaded, and whatever the disks say later, the load only ends.
     :param plan: what is needed to finish or undo it.
     """

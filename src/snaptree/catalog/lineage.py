@@ -35,16 +35,28 @@ class Lineage:
 
     :param current: the current snapshot's id; empty where it is unknown.
     :param damaged: how many lines could not be read.
+    :param deleted: the snapshots that were deleted, as they were last.
     """
 
     snapshots: tuple[Snapshot, ...]
     current: str
     damaged: int
+    deleted: tuple[Snapshot, ...] = ()
 
 
 def create_record(snapshot: Snapshot) -> dict[str, Any]:
     """A snapshot was created and is current."""
     return {"do": "create", "snapshot": to_record(snapshot)}
+
+
+def add_record(snapshot: Snapshot) -> dict[str, Any]:
+    """A snapshot that was in the images already came into the tree; what is current stays."""
+    return {"do": "add", "snapshot": to_record(snapshot)}
+
+
+def flaw_record(id: str, flaw: str) -> dict[str, Any]:
+    """A snapshot was found not to be whole, and why; or, with an empty text, to be whole again."""
+    return {"do": "flaw", "id": id, "flaw": flaw}
 
 
 def load_record(id: str) -> dict[str, Any]:
@@ -81,6 +93,7 @@ def format_line(at_ns: int, record: Mapping[str, Any]) -> bytes:
 def replay(data: bytes) -> Lineage:
     """Return what the bytes of a lineage file say; never fails, damage is counted."""
     snapshots: dict[str, Snapshot] = {}
+    deleted: dict[str, Snapshot] = {}
     current = NIL
     damaged = 0 if not data or data.startswith(HEADER) else 1
     for line in data.split(b"\n"):
@@ -90,18 +103,19 @@ def replay(data: bytes) -> Lineage:
             checksum, _, text = line.partition(b" ")
             if int(checksum, 16) != zlib.crc32(text):
                 raise ValueError("checksum")
-            current = _apply(json.loads(text), snapshots, current)
+            current = _apply(json.loads(text), snapshots, deleted, current)
         except (ValueError, KeyError, TypeError, RecursionError):
             damaged += 1
-    return Lineage(tuple(snapshots.values()), current, damaged)
+    return Lineage(tuple(snapshots.values()), current, damaged, tuple(deleted.values()))
 
 
-def _apply(record: dict[str, Any], snapshots: dict[str, Snapshot], current: str) -> str:
+def _apply(record: dict[str, Any], snapshots: dict[str, Snapshot], deleted: dict[str, Snapshot], current: str) -> str:
     match record["do"]:
-        case "create":
+        case "create" | "add" as how:
             snapshot = from_record(record["snapshot"])
             snapshots[snapshot.id] = snapshot
-            return snapshot.id
+            deleted.pop(snapshot.id, None)
+            return snapshot.id if how == "create" else current
         case "load" | "current":
             return str(record["id"])
         case "delete":
@@ -109,6 +123,7 @@ def _apply(record: dict[str, Any], snapshots: dict[str, Snapshot], current: str)
                 gone = snapshots.pop(id, None)
                 if gone is None:
                     continue
+                deleted[id] = gone
                 for child in [s for s in snapshots.values() if s.parent_id == id]:
                     snapshots[child.id] = replace(child, parent_id=gone.parent_id)
                 if current == id:
@@ -117,9 +132,27 @@ def _apply(record: dict[str, Any], snapshots: dict[str, Snapshot], current: str)
             snapshots[record["id"]] = replace(snapshots[record["id"]], name=str(record["name"]))
         case "describe":
             snapshots[record["id"]] = replace(snapshots[record["id"]], description=str(record["description"]))
+        case "flaw":
+            snapshots[record["id"]] = replace(snapshots[record["id"]], flaw=str(record["flaw"]))
         case other:
             raise ValueError(other)
     return current
+
+
+def read(path: Path) -> Lineage | None:
+    """Return what the lineage file says; ``None`` where there is none.
+
+    :raises CatalogError: where it cannot be read at all; that is no damage of its content.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise CatalogError(
+            f"The lineage file {path} cannot be read: {error.strerror}.", "Check who may read there."
+        ) from error
+    return replay(data)
 
 
 def append(path: Path, at_ns: int, record: Mapping[str, Any]) -> None:

@@ -13,6 +13,9 @@ from pathlib import Path
 from ..model.errors import CatalogError
 
 VERSION = 1
+
+_BROKEN = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_FORMAT})
+"""What SQLite says of a file that is damaged; everything else (full, busy, read-only) is no damage."""
 APPLICATION_ID = 0x536E6150  # "SnaP"
 
 SCHEMA = """
@@ -73,6 +76,18 @@ CREATE TABLE journal (
 """
 
 
+class CatalogLost(CatalogError):
+    """There is no catalog where there was one."""
+
+
+class CatalogDamaged(CatalogError):
+    """The catalog's file is damaged, or is none."""
+
+
+class CatalogNewer(CatalogError):
+    """A newer snaptree wrote the catalog."""
+
+
 def connect(path: Path, *, create: bool) -> sqlite3.Connection:
     """Open the catalog at ``path``; the connection may move between threads, but only one may use it at a time.
 
@@ -80,7 +95,7 @@ def connect(path: Path, *, create: bool) -> sqlite3.Connection:
     :raises CatalogError: where there is none, it is no catalog, damaged, or of a newer version.
     """
     if not create and not path.exists():
-        raise CatalogError(f"There is no catalog at {path}.", "")
+        raise CatalogLost(f"There is no catalog at {path}.", repair_it(path))
     try:
         if create:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
@@ -99,9 +114,17 @@ def connect(path: Path, *, create: bool) -> sqlite3.Connection:
 
 def damaged(path: Path, error: sqlite3.Error) -> CatalogError:
     """Return the error that says that SQLite could not use the catalog."""
-    return CatalogError(
-        f"The catalog {path} cannot be used: {error}.",
-        "The snapshots in the images are untouched; put the catalog back from a backup.",
+    words = f"The catalog {path} cannot be used: {error}."
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF in _BROKEN:
+        return CatalogDamaged(words, repair_it(path))
+    return CatalogError(words, "Make room, or check who may write there; the snapshots in the images are untouched.")
+
+
+def repair_it(path: Path) -> str:
+    """Return the remedy for a catalog that is lost or damaged."""
+    return (
+        f"The snapshots in the images are untouched; `snaptree repair {path.parent.name}` makes the catalog anew from"
+        " the lineage file and from them."
     )
 
 
@@ -110,14 +133,14 @@ def _prepare(db: sqlite3.Connection, path: Path, create: bool) -> None:
     (application,) = db.execute("PRAGMA application_id").fetchone()
     (tables,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     if version > VERSION and application == APPLICATION_ID:
-        raise CatalogError(
+        raise CatalogNewer(
             f"The catalog {path} has the format version {version}; this snaptree knows up to {VERSION}.",
             "Use the snaptree that wrote it, or a newer one.",
         )
     if tables and (application != APPLICATION_ID or version != VERSION):
-        raise CatalogError(f"{path} is an SQLite file, but no catalog of snaptree.", "Move it away.")
+        raise CatalogDamaged(f"{path} is an SQLite file, but no catalog of snaptree.", repair_it(path))
     if not tables and not create:
-        raise CatalogError(f"The catalog {path} is empty.", "Move it away, or put it back from a backup.")
+        raise CatalogDamaged(f"The catalog {path} is empty.", repair_it(path))
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = FULL")
     if not tables:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from ..catalog.catalog import Catalog
+from ..catalog.opening import open_catalog
 from ..model.errors import Refused, SnaptreeError, VMRuns
 from ..model.names import printable
 from ..model.snapshot import Device, SnapshotJSON
@@ -131,8 +132,7 @@ def client_name() -> str:
 
 @contextmanager
 def _reading(place: VMPlace) -> Iterator[Catalog]:
-    # A VM that was never started to the end has no catalog yet; an empty one says the same.
-    catalog = Catalog.open(place.catalog, create=not place.catalog.exists())
+    catalog = open_catalog(place)
     try:
         yield catalog
     finally:

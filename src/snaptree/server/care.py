@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..catalog.catalog import Catalog
+from ..catalog.opening import open_catalog
 from ..engine.offline import disks_of
 from ..engine.recover import mend, recover
 from ..engine.vm import VM
@@ -158,7 +158,7 @@ class Supervised:
         :raises OtherDisks: where the VM of this name has others.
         """
         assert self.session is not None
-        catalog = Catalog.open(self.place.catalog, create=True)
+        catalog = open_catalog(self.place)
         self.vm = vm = VM(self.place, catalog, self.session, self.process)
         vm.allow_raw = self.options.allow_raw
         vm.mend = lambda: mend(vm)
