@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "snaptree"
 LINE = re.compile(r"^- `([\w/]+\.py)`: (.+)$", re.MULTILINE)
-ROOMS = ["cli", "server", "engine", "qemu", "qcow2", "catalog", "places", "model"]
+ROOMS = ["cli", "server", "engine", "memory", "qemu", "qcow2", "catalog", "places", "model"]
 
 
 def listed() -> list[str]:

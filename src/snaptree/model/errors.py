@@ -22,6 +22,8 @@
      │    └── QEMUGone             1    qemu-gone
      ├── LoadIncomplete            1    load-incomplete    (the VM stays paused)
      ├── CatalogError              1    catalog
+     ├── PageStoreError            1    page-store
+     │    └── PagesDamaged         1    pages-damaged
      ├── ImageError                1    image
      ├── ProtocolError             1    protocol
      └── Interrupted             130    interrupted
@@ -185,6 +187,18 @@ class CatalogError(SnaptreeError):
     """The catalog cannot be read or written."""
 
     code = "catalog"
+
+
+class PageStoreError(SnaptreeError):
+    """The store of a VM's RAM pages cannot be read or written."""
+
+    code = "page-store"
+
+
+class PagesDamaged(PageStoreError):
+    """A file of the page store is missing, cut, or not what was written."""
+
+    code = "pages-damaged"
 
 
 class ImageError(SnaptreeError):
