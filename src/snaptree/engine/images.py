@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable
+from pathlib import Path
 
 from ..model.errors import ImageError
 from ..qcow2.image import Image, list_snapshots
 from ..qcow2.table import ImageSnapshot
+from ..qemu.blockdevs import BlockDevice
+from ..qemu.blockgraph import QCOW2
 
 
 def flush(files: Iterable[str]) -> None:
@@ -28,6 +31,29 @@ def table(file: str) -> tuple[ImageSnapshot, ...] | None:
         return list_snapshots(file) if file.startswith("/") else None
     except ImageError:
         return None
+
+
+def tables(devices: Iterable[BlockDevice]) -> dict[str, tuple[ImageSnapshot, ...]] | None:
+    """Return the snapshots in every device's image, by device; ``None`` where one cannot be read from here."""
+    found: dict[str, tuple[ImageSnapshot, ...]] = {}
+    for device in devices:
+        here = table(device.file) if device.driver == QCOW2 else ()
+        if here is None:
+            return None
+        found[device.device] = here
+    return found
+
+
+def identities(devices: Iterable[BlockDevice]) -> dict[str, tuple[int, int]]:
+    """Return which file each image's name leads to now: device and inode, (0, 0) where to none."""
+    found = {}
+    for device in devices:
+        try:
+            status = Path(device.file).stat()
+            found[device.device] = (status.st_dev, status.st_ino)
+        except (OSError, ValueError):
+            found[device.device] = (0, 0)
+    return found
 
 
 def at_snapshot(file: str, tag: str) -> bool | None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ParamSpec, TypeVar
 
 from ..catalog import lineage
@@ -18,16 +18,28 @@ from ..model.errors import Busy, QEMUGone
 from ..model.ids import NIL
 from ..model.snapshot import Device
 from ..places.places import VMPlace
+from ..qcow2.table import ImageSnapshot
 from ..qemu.blockdevs import BlockDevice
-from ..qemu.facts import Facts, StaticFacts, gather, gather_devices, gather_static
+from ..qemu.facts import Facts, StaticFacts, gather, gather_devices, gather_static, refresh
 from ..qemu.launch import Process
 from ..qemu.session import Event, Session
+from . import images
 from .presence import Table
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 CLOCK_SLACK_S = 1.0
+HARMLESS_EVENTS = frozenset(
+    {"STOP", "RESUME", "JOB_STATUS_CHANGE", "RTC_CHANGE", "RESET", "MIGRATION", "SHUTDOWN", "POWERDOWN", "WAKEUP"}
+    | {"SUSPEND", "NIC_RX_FILTER_CHANGED", "BALLOON_CHANGE", "SPICE_CONNECTED", "SPICE_DISCONNECTED"}
+    | {"SPICE_INITIALIZED", "VNC_CONNECTED", "VNC_DISCONNECTED", "VNC_INITIALIZED", "VSERPORT_CHANGE", "WATCHDOG"}
+)
+"""After these the machine and its block nodes are as they were."""
+HARMLESS_COMMANDS = frozenset(
+    {"stop", "cont", "screendump", "send-key", "input-send-event", "inject-nmi", "system_reset"}
+)
+"""So after these, and after everything that only asks."""
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +62,7 @@ class VM:
     :ivar warm: a snapshot's RAM was loaded into this QEMU.
     :ivar mend: finishes or undoes what the journal holds from an operation that failed at its end.
     :ivar publish: called with the name and the data of every event of ours.
+    :ivar sole: nobody but us can give commands to this QEMU: no other monitor of it can be reached.
     """
 
     def __init__(self, place: VMPlace, catalog: Catalog, session: Session, process: Process | None) -> None:
@@ -73,7 +86,10 @@ class VM:
         self.publish: Callable[[str, dict[str, Any]], None] = lambda name, data: None
         self.counts_instructions = False
         self.clock_seen: ClockSeen | None = None
+        self.sole = False
         self._static: StaticFacts | None = None
+        self._known: _Known | None = None  # gathered, and still true but for what changes by itself
+        self._changes = 0
         # One thread: SQLite's connection is used by one at a time, and writes stay in order.
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="snaptree-disk")
 
@@ -99,7 +115,16 @@ class VM:
         if self._static is None:
             self._static = await gather_static(self.session.execute)
         before = self.stops, self.resumed
-        facts = await gather(self.session.execute, static=self._static, pid=self.process.pid if self.process else None)
+        facts = await self._refreshed()
+        if facts is None:
+            pid = self.process.pid if self.process else None
+            changes = self._changes
+            facts = await gather(self.session.execute, static=self._static, pid=pid)
+            self._known = None
+            if self.sole and not facts.nodes_error:
+                known = await asyncio.to_thread(_knowable, facts)
+                if changes == self._changes:
+                    self._known = known
         if before == (self.stops, self.resumed):  # else an event is newer
             self.run_state = facts.run_state
         self.counts_instructions = facts.host.icount or facts.host.pid == 0
@@ -107,8 +132,30 @@ class VM:
         self.tables = {d.device: d.snapshots for d in facts.devices if not d.file.startswith("/")}
         return facts
 
+    async def _refreshed(self) -> Facts | None:
+        """Return the facts as they are now from those that are known, or ``None`` where all must be asked again."""
+        known = self._known
+        if known is None:
+            return None
+        tables = await asyncio.to_thread(known.tables)
+        return await refresh(self.session.execute, known.facts, tables) if tables is not None else None
+
+    def passed(self, command: str) -> None:
+        """Note that a client's command is about to pass to QEMU: it may change the machine or its block nodes."""
+        if command not in HARMLESS_COMMANDS and not command.startswith("query-"):
+            self._forget_facts()
+
+    def _forget_facts(self) -> None:
+        self._known = None
+        self._changes += 1
+
     async def devices(self) -> tuple[BlockDevice, ...]:
-        """Ask QEMU about the block devices alone."""
+        """Return the block devices as they are now."""
+        known = self._known
+        if known is not None:
+            tables = await asyncio.to_thread(known.tables)
+            if tables is not None:
+                return tuple(replace(device, snapshots=tables[device.device]) for device in known.facts.devices)
         return await gather_devices(self.session.execute, pid=self.process.pid if self.process else None)
 
     @asynccontextmanager
@@ -168,6 +215,8 @@ class VM:
 
     def on_event(self, event: Event) -> None:
         """Follow QEMU's run state by its events."""
+        if event.get("event") not in HARMLESS_EVENTS:
+            self._forget_facts()
         match event.get("event"):
             case "RESUME":
                 self.resumed += 1
@@ -191,6 +240,32 @@ class VM:
         """Close the catalog."""
         self._disk.submit(self.catalog.close)
         self._disk.shutdown(wait=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """Facts that stay true, but for what changes by itself, and the files in which the snapshots are."""
+
+    facts: Facts
+    files: dict[str, tuple[int, int]]
+
+    def tables(self) -> dict[str, tuple[ImageSnapshot, ...]] | None:
+        """Read the images' snapshots as they are now; ``None`` where one cannot be read, or is another file now."""
+        if images.identities(self.facts.devices) != self.files:
+            return None
+        return images.tables(self.facts.devices)
+
+
+def _knowable(facts: Facts) -> _Known | None:
+    """Return what can be kept of facts: nothing where an image does not show what QEMU says is in it."""
+    known = _Known(facts, images.identities(facts.devices))
+    tables = known.tables()
+    if tables is None:
+        return None
+    for device in facts.devices:
+        if [(s.qemu_id, s.tag) for s in device.snapshots] != [(s.qemu_id, s.tag) for s in tables[device.device]]:
+            return None
+    return known
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from ..model.errors import QEMUFailed, QEMUGone
 from ..model.snapshot import Machine
+from ..qcow2.table import ImageSnapshot
 from . import machine
 from .blockdevs import BlockDevice, block_devices, closed_devices, read_only_devices
 from .blockgraph import parse_graph
@@ -111,7 +113,7 @@ async def gather_static(query: Query) -> StaticFacts:
 
 
 async def gather(query: Query, *, static: StaticFacts | None, pid: int | None) -> Facts:
-    """Ask QEMU for everything; about fifteen short commands, half a millisecond each.
+    """Ask QEMU for everything; about fifteen short commands, sent at once, which QEMU answers in their order.
 
     :param static: from an earlier :func:`gather_static` of the same process; ``None`` asks again, and so does one
         without a CPU, which is of the time before QEMU had built the machine.
@@ -121,33 +123,81 @@ async def gather(query: Query, *, static: StaticFacts | None, pid: int | None) -
     """
     if static is None or not static.cpu:
         static = await gather_static(query)
-    status = await query("query-status", None)
-    host = look(pid)
-    backends = await _ask(query, "query-block", [])
-    nodes, debug_graph, error = await _nodes(query)
+    passing, backends, (nodes, debug_graph, error), machine, host = await asyncio.gather(
+        _passing(query),
+        _ask(query, "query-block", []),
+        _nodes(query),
+        _machine(query, static),
+        asyncio.to_thread(look, pid),
+    )
     graph = parse_graph(nodes, debug_graph)
-    block_jobs = await _ask(query, "query-block-jobs", [])
-    jobs = await _ask(query, "query-jobs", None)
-    migration = await _ask(query, "query-migrate", {})
-    capabilities = await _ask(query, "query-migrate-capabilities", [])
-    # Before the machine is built QEMU refuses query-jobs, which any QEMU with snapshot-save has.
-    run_state = PRECONFIG if jobs is None else status["status"]
-    ids = {job["device"] for job in block_jobs}
-    return Facts(
-        static=static,
-        run_state=run_state,
-        running=status["running"],
-        machine=await _machine(query, static),
-        devices=block_devices(backends, graph, host),
-        read_only=read_only_devices(backends, graph, host),
-        nodes_error=error,
-        closed=closed_devices(backends),
-        block_jobs=tuple(_block_job(job) for job in block_jobs if job.get("status") != "concluded"),
-        jobs=tuple(_job(job) for job in jobs or () if job["status"] != "concluded" and job["id"] not in ids),
-        migration=migration.get("status", ""),
-        blocked=tuple(migration.get("blocked-reasons", ())),
-        capabilities=frozenset(item["capability"] for item in capabilities if item["state"]),
-        host=host,
+    return _with_passing(
+        Facts(
+            static=static,
+            run_state="",
+            running=False,
+            machine=machine,
+            devices=block_devices(backends, graph, host),
+            read_only=read_only_devices(backends, graph, host),
+            nodes_error=error,
+            closed=closed_devices(backends),
+            host=host,
+        ),
+        passing,
+    )
+
+
+async def refresh(query: Query, known: Facts, tables: Mapping[str, tuple[ImageSnapshot, ...]]) -> Facts:
+    """Ask QEMU only for what changes without anybody's command, in a sixth of the time of :func:`gather`.
+
+    Prerequisites: since ``known`` was gathered no command and no event has changed the machine or its block nodes.
+
+    :param tables: the snapshots in each device's image, by device, as they are now.
+    :raises QEMUFailed: where QEMU doesn't even tell its run state.
+    :raises QEMUGone: where QEMU ends meanwhile.
+    """
+    passing = await _passing(query)
+    devices = tuple(
+        replace(d, snapshots=tables[d.device], host_free_bytes=known.host.free_bytes(d.file)) for d in known.devices
+    )
+    return _with_passing(replace(known, devices=devices), passing)
+
+
+@dataclass(frozen=True, slots=True)
+class _Passing:
+    """QEMU's answers about what changes by itself."""
+
+    status: Mapping[str, Any]
+    block_jobs: Sequence[Mapping[str, Any]]
+    jobs: Sequence[Mapping[str, Any]] | None
+    migration: Mapping[str, Any]
+    capabilities: Sequence[Mapping[str, Any]]
+
+
+async def _passing(query: Query) -> _Passing:
+    return _Passing(
+        *await asyncio.gather(
+            query("query-status", None),
+            _ask(query, "query-block-jobs", []),
+            _ask(query, "query-jobs", None),
+            _ask(query, "query-migrate", {}),
+            _ask(query, "query-migrate-capabilities", []),
+        )
+    )
+
+
+def _with_passing(facts: Facts, passing: _Passing) -> Facts:
+    ids = {job["device"] for job in passing.block_jobs}
+    return replace(
+        facts,
+        # Before the machine is built QEMU refuses query-jobs, which any QEMU with snapshot-save has.
+        run_state=PRECONFIG if passing.jobs is None else passing.status["status"],
+        running=passing.status["running"],
+        block_jobs=tuple(_block_job(job) for job in passing.block_jobs if job.get("status") != "concluded"),
+        jobs=tuple(_job(job) for job in passing.jobs or () if job["status"] != "concluded" and job["id"] not in ids),
+        migration=passing.migration.get("status", ""),
+        blocked=tuple(passing.migration.get("blocked-reasons", ())),
+        capabilities=frozenset(item["capability"] for item in passing.capabilities if item["state"]),
     )
 
 
@@ -157,17 +207,20 @@ async def gather_devices(query: Query, *, pid: int | None) -> tuple[BlockDevice,
     :raises QEMUFailed: where it doesn't list its nodes.
     :raises QEMUGone: where QEMU ends meanwhile.
     """
-    nodes, debug_graph, error = await _nodes(query)
+    (nodes, debug_graph, error), backends = await asyncio.gather(_nodes(query), _ask(query, "query-block", []))
     if error:
         raise QEMUFailed(f"QEMU does not list its block nodes. {error}")
-    return block_devices(await _ask(query, "query-block", []), parse_graph(nodes, debug_graph), look(pid))
+    return block_devices(backends, parse_graph(nodes, debug_graph), look(pid))
 
 
 async def _machine(query: Query, static: StaticFacts) -> Machine:
-    memory = await _ask(query, "query-memory-size-summary", {"base-memory": 0})
-    cpus = await _ask(query, "query-cpus-fast", [])
-    lists = [await _ask(query, "qom-list", [], path=path) for path in _CONTAINERS]
-    devices = machine.plugged(lists[0], lists[1], lists[2], await _ask(query, "query-pci", []))
+    memory, cpus, pci, *lists = await asyncio.gather(
+        _ask(query, "query-memory-size-summary", {"base-memory": 0}),
+        _ask(query, "query-cpus-fast", []),
+        _ask(query, "query-pci", []),
+        *(_ask(query, "qom-list", [], path=path) for path in _CONTAINERS),
+    )
+    devices = machine.plugged(lists[0], lists[1], lists[2], pci)
     return Machine(static.machine, machine.ram_size(memory), static.cpu, len(cpus), devices)
 
 
@@ -177,8 +230,10 @@ _CONTAINERS = (machine.PERIPHERAL, machine.PERIPHERAL_ANON, machine.UNATTACHED)
 async def _nodes(query: Query) -> tuple[Sequence[Mapping[str, Any]], Mapping[str, Any], str]:
     """Return the block nodes and their graph, or why there is none: one image closed as corrupt hides all nodes."""
     try:
-        nodes = await query("query-named-block-nodes", {"flat": True})
-        return nodes, await query("x-debug-query-block-graph", None), ""
+        nodes, debug_graph = await asyncio.gather(
+            query("query-named-block-nodes", {"flat": True}), query("x-debug-query-block-graph", None)
+        )
+        return nodes, debug_graph, ""
     except QEMUGone:
         raise
     except QEMUFailed as error:

@@ -27,6 +27,7 @@ from ..places.files import read_json, write_json
 from ..places.places import Running, VMPlace
 from ..places.process import identify
 from ..qemu import launch
+from ..qemu.monitors import reachable
 from ..qemu.session import Session
 from . import logs
 from .listeners import Address, TLSFiles
@@ -162,6 +163,8 @@ class Supervised:
         self.vm = vm = VM(self.place, catalog, self.session, self.process)
         vm.allow_raw = self.options.allow_raw
         vm.mend = lambda: mend(vm)
+        argv = (record if record is not None else read_json(self.place.command) or {}).get("argv")
+        vm.sole = not self.attached and isinstance(argv, list) and not reachable([str(word) for word in argv])
         facts = await vm.facts()
         disks = [Device(d.device, d.node, d.file, d.size) for d in facts.devices]
         # The same process may have got a disk meanwhile; and QEMU hides all of them where one image is corrupt.

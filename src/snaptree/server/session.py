@@ -272,6 +272,7 @@ class ClientSession:
             if refusal is not None:
                 return {"return": refusal}
         self._note(request.command, " (passed on)")
+        self._vm.passed(request.command)
         if request.command in ("getfd", "add-fd") and self._fds:
             fd = self._fds.popleft()
             self._close_fds()  # as in QEMU, the first is taken and the others are gone
