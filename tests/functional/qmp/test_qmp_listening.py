@@ -10,7 +10,7 @@ import ssl
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
 from tests.conftest import VMFactory
@@ -92,8 +92,11 @@ def test_a_vm_is_served_at_every_address_that_is_given(vm_factory: VMFactory) ->
 
 def test_tcp_clients_get_events_and_large_answers_and_are_named_in_history(vm_factory: VMFactory) -> None:
     vm = vm_factory(disks=1)
-    with listening(vm, "--listen", "tcp:127.0.0.1:0") as (port,), tcp(port) as connection:
-        lines: IO[bytes] = connection.makefile("rb")
+    with (
+        listening(vm, "--listen", "tcp:127.0.0.1:0") as (port,),
+        tcp(port) as connection,
+        connection.makefile("rb") as lines,
+    ):
         lines.readline()
         create = b'{"execute": "snapshot-create", "arguments": {"name": "a"}}'
         connection.sendall(QUERY + create + b'{"execute": "query-qmp-schema"}')
@@ -104,7 +107,6 @@ def test_tcp_clients_get_events_and_large_answers_and_are_named_in_history(vm_fa
         with vm.qmp() as own:
             (entry,) = own.execute("query-snapshot-history")
             assert entry["client"] == f"tcp 127.0.0.1:{connection.getsockname()[1]}"
-        lines.close()
 
 
 def test_attach_listens_too(vm_factory: VMFactory) -> None:
