@@ -21,6 +21,7 @@ COMMANDS = {
     "list": "list the snapshots",
     "tree": "show the lineage of the snapshots",
     "show": "show one snapshot in full",
+    "check": "check whether all snapshots are whole on all devices",
     "log": "show what was done with the snapshots",
     "forget": "forget a stopped VM",
     "qmp": "print the address of the VM's QMP socket",

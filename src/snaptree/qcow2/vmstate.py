@@ -31,7 +31,7 @@ _RAM_SECTION = b"\x03ram" + struct.pack(">II", 0, 4)
 _UUID_BYTES = 16
 _MAX_MACHINE_NAME = 1024
 
-_FIRST_READ = 64 * 1024
+_FIRST_READ = 4 * 1024  # a head has some hundred bytes, but where a device's section comes first
 _MAX_HEAD = 1024 * 1024
 
 
@@ -74,7 +74,7 @@ def read_head(read: Callable[[int, int], bytes]) -> VMStateHead:
         except CutShort:
             if len(data) < length or length >= _MAX_HEAD:
                 raise
-            length = _MAX_HEAD
+            length = min(length * 16, _MAX_HEAD)
 
 
 def parse_head(data: bytes) -> VMStateHead:

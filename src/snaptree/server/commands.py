@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..engine import views
+from ..engine.check_run import check_vm
 from ..engine.create import create
 from ..engine.delete import delete
 from ..engine.load import load
@@ -87,6 +88,11 @@ async def _query_current(vm: VM, arguments: Arguments, client: str) -> object:
     return await vm.disk(views.current, vm.catalog)
 
 
+async def _check(vm: VM, arguments: Arguments, client: str) -> object:
+    report = await check_vm(vm, fast=arguments.get("fast", False), wait=arguments.get("wait", True))
+    return report.to_json()
+
+
 async def _query_vm(vm: VM, arguments: Arguments, client: str) -> object:
     version = vm.session.greeting.get("QMP", {}).get("version", {}).get("qemu", {})
     return {
@@ -157,6 +163,7 @@ COMMANDS: dict[str, Command] = {
         Command("query-snapshot-history", {"limit": Argument("int", optional=True)}, "objects", _query_history),
         Command("query-current-snapshot", {}, "object", _query_current),
         Command("query-vm", {}, "object", _query_vm),
+        Command("query-snapshot-check", {"fast": _FLAG, **_WAIT}, "object", _check),
         Command(
             "snapshot-create",
             {"name": _TEXT, "description": Argument("str", optional=True), **_WAIT},

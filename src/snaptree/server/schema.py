@@ -82,6 +82,41 @@ TYPES: dict[str, dict[str, str]] = {
         "memory": "str",
         "busy": "any",
     },
+    "SnaptreeCheckedDevice": {"device": "str", "file": "str", "readable": "bool"},
+    "SnaptreeCheckedPart": {
+        "device": "str",
+        "expected": "bool",
+        "present": "bool",
+        "count": "int",
+        "qemu_id": "any",
+        "created": "any",
+        "vm_clock": "any",
+        "vm_state_size": "any",
+    },
+    "SnaptreeCheckedSnapshot": {
+        "name": "str",
+        "id": "any",
+        "tag": "str",
+        "foreign": "bool",
+        "memory": "str",
+        "ok": "bool",
+        "devices": "[SnaptreeCheckedPart]",
+    },
+    "SnaptreeFinding": {
+        "severity": "str",
+        "code": "str",
+        "snapshot": "any",
+        "id": "any",
+        "device": "any",
+        "message": "str",
+        "remedy": "str",
+    },
+    "SnaptreeCheck": {
+        "ok": "bool",
+        "devices": "[SnaptreeCheckedDevice]",
+        "snapshots": "[SnaptreeCheckedSnapshot]",
+        "findings": "[SnaptreeFinding]",
+    },
     "SnaptreeEvent": {"name": "str", "id": "str", "duration_ms": "number"},
     "SnaptreeFailure": {"name": "str", "id": "str", "duration_ms": "number", "operation": "str", "error": "str"},
 }
@@ -93,6 +128,7 @@ RETURNS: dict[str, str] = {
     "query-snapshot-history": "[SnaptreeHistoryEntry]",
     "query-current-snapshot": "SnaptreeCurrent",
     "query-vm": "SnaptreeVM",
+    "query-snapshot-check": "SnaptreeCheck",
 }
 
 EVENTS: dict[str, str] = {
