@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,13 @@ def arguments(parser: Parser) -> None:
     """Add the arguments; QEMU's own stand after ``--``, where no parser of ours looks."""
     add_vm(parser)
     parser.add_argument("--detach", action="store_true", help="return once the VM is served")
+    parser.add_argument(
+        "--memory",
+        choices=("auto", "full", "pages"),
+        default="auto",
+        help="where snapshots keep RAM: in pages of our own, in milliseconds, or in full inside QEMU's VM state;"
+        " auto, the default, is pages where that can be had",
+    )
     add_serving(parser)
     add_json(parser)
 
@@ -35,7 +43,7 @@ def act(args: argparse.Namespace) -> int:
         )
     from ..server import daemon, supervisor  # noqa: PLC0415  asyncio
 
-    asked = options(args)
+    asked = replace(options(args), memory=args.memory)
 
     async def work(ready: Callable[[Ready], None]) -> End:
         return await supervisor.run(
@@ -59,7 +67,8 @@ killed: `snaptree attach VM` takes it up again.
 A stopped VM of this name goes on with its snapshots if the disks are the same; with others it is refused.""",
     arguments=arguments,
     act=act,
-    usage="snaptree run [-h] [--detach] [--listen ADDRESS]... [--allow-raw] [--json] VM -- QEMU ARGS...",
+    usage="snaptree run [-h] [--detach] [--memory auto|full|pages] [--listen ADDRESS]... [--allow-raw] [--json]"
+    " VM -- QEMU ARGS...",
     examples=(
         "snaptree run dev -- qemu-system-x86_64 -m 4G -drive file=a.qcow2,if=virtio",
         "snaptree run dev --detach -- ./start-my-qemu.sh -display none",

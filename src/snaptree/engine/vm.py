@@ -53,6 +53,9 @@ class VM:
     :ivar busy: the operation under way, for people; empty where there is none.
     :ivar broken: why nothing may continue on the disks as they are (a load that failed half way); empty where all is
         well.
+    :ivar memory_wanted: where the user wants RAM to be kept: "auto", "pages" or "full".
+    :ivar memory_why: why RAM could not be put where the pages way needs it when QEMU was started, and what to do about
+        it; empty where it could, and where somebody else started QEMU.
     :ivar allow_raw: QEMU's own snapshot commands may pass, because the user insists.
     :ivar attached: the devices as they were when QEMU was last asked, by name.
     :ivar tables: the snapshots in images that can't be read as files here, as QEMU last told, by device.
@@ -76,6 +79,8 @@ class VM:
         self.busy = ""
         self.broken = ""
         self.allow_raw = False
+        self.memory_wanted = "auto"
+        self.memory_why = ""
         self.run_state = "running"
         self.resumed = 0
         self.stops = 0

@@ -52,11 +52,13 @@ class Option:
     :param name: without dashes.
     :param value: its argument; ``None`` where it has none.
     :param written: the words as the user wrote them.
+    :param at: which word of the command line it is; its argument is the next one.
     """
 
     name: str
     value: str | None
     written: str
+    at: int = 0
 
     def fields(self) -> list[tuple[str, str]]:
         """Return the ``key=value`` pairs of the argument; the key of a first bare word is empty, later ones are on."""
@@ -77,21 +79,21 @@ class Option:
 
 def options(argv: Sequence[str]) -> Iterator[Option]:
     """Yield the options of a command line whose first word is the program."""
-    words = iter(argv[1:])
-    word = next(words, None)
-    while word is not None:
-        following = next(words, None)
+    at = 1
+    while at < len(argv):
+        word = argv[at]
+        following = argv[at + 1] if at + 1 < len(argv) else None
         if not word.startswith("-"):
-            word = following
+            at += 1
             continue
         name = word[2:] if word.startswith("--") else word[1:]
         takes = name in VALUED or (name not in FLAGS and name != "" and not (following or "-").startswith("-"))
         if takes and following is not None:
-            yield Option(name, following, f"{word} {following}")
-            word = next(words, None)
+            yield Option(name, following, f"{word} {following}", at)
+            at += 2
         else:
-            yield Option(name, None, word)
-            word = following
+            yield Option(name, None, word, at)
+            at += 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from ..places.places import Running, VMPlace
 from ..places.process import identify
 from ..qemu import launch
 from ..qemu.monitors import reachable
+from ..qemu.rambackend import Wanted
 from ..qemu.session import Session
 from . import logs
 from .listeners import Address, TLSFiles
@@ -45,11 +46,13 @@ class Options:
     :param listen: further addresses to serve at.
     :param tls: for those of them that are TCP.
     :param allow_raw: let QEMU's own snapshot commands pass.
+    :param memory: where RAM shall be kept, for a QEMU that we start.
     """
 
     listen: tuple[Address, ...] = ()
     tls: TLSFiles | None = None
     allow_raw: bool = False
+    memory: Wanted = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,8 @@ class Supervised:
         self.foreground = foreground
         self.attached = attached
         self.options = options
+        self.memory_wanted = "auto"
+        self.memory_why = ""
         self.session: Session | None = None
         self.vm: VM | None = None
         self.server: Server | None = None
@@ -162,6 +167,7 @@ class Supervised:
         catalog = open_catalog(self.place)
         self.vm = vm = VM(self.place, catalog, self.session, self.process)
         vm.allow_raw = self.options.allow_raw
+        vm.memory_wanted, vm.memory_why = self.memory_wanted, self.memory_why
         vm.mend = lambda: mend(vm)
         argv = (record if record is not None else read_json(self.place.command) or {}).get("argv")
         vm.sole = not self.attached and isinstance(argv, list) and not reachable([str(word) for word in argv])

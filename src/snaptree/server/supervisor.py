@@ -14,8 +14,8 @@ from ..model.names import printable
 from ..places.lock import SupervisorLock
 from ..places.places import VMPlace
 from ..places.process import identify
-from ..qemu import commandline, launch
-from . import listeners, logs
+from ..qemu import commandline
+from . import listeners, logs, starting
 from .care import End, Options, Ready, Supervised
 from .find import absolute, command_of, cwd_of, find_process
 
@@ -49,22 +49,10 @@ async def run(
         if running and running.qemu and running.qemu.alive():
             raise unsupervised(place, running.qemu.pid)
         umask = logs.set_up(place)
-        words = logs.QEMUWords(place.qemu_log)
-        listener = launch.listen(place.qemu_socket)
-        complete = commandline.with_monitor(list(argv), listener.fileno())
+        supervised, memory = await starting.start(place, argv, cwd, foreground=foreground, umask=umask, options=options)
         try:
-            process = launch.start(
-                complete, cwd, place.qemu_log, inherit=[listener.fileno()], foreground=foreground, umask=umask
-            )
-        finally:
-            listener.close()
-        supervised = Supervised(place, process, words, owns_qemu=True, foreground=foreground, options=options)
-        try:
-            qmp = f"unix:{place.qemu_socket}"
-            supervised.note_running(qmp)
-            await supervised.connect_started(qmp)
             command = commandline.analyse(list(argv))
-            record = {"argv": list(argv), "cwd": str(cwd)}
+            record = {"argv": list(argv), "cwd": str(cwd), "memory": memory}
             await supervised.begin(record, fresh=fresh, same_qemu=False, go=not (command.paused or command.incoming))
         except BaseException:
             await supervised.abandon()
@@ -123,6 +111,8 @@ async def attach(
         )
         try:
             await supervised.connect(address)
+            if owns:
+                supervised.memory_wanted, supervised.memory_why = starting.read_memory(place)
             # Over TCP the process is not known; the same address then stands for the same QEMU.
             here = identify(process.pid) if process else None
             same = known is not None and known.qemu == here and known.qemu_qmp == address

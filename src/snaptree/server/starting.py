@@ -1,0 +1,132 @@
+"""Starting QEMU for a supervisor, with guest RAM where the pages way needs it.  Not for: what is done with it then."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..model.errors import QEMUStartFailed, Refused, SnaptreeError
+from ..places.files import read_json
+from ..places.places import VMPlace
+from ..qemu import commandline, hostmemory, launch, machines, rambackend, ramfiles
+from ..qemu.machines import Emulator
+from ..qemu.rambackend import RAMPlan
+from ..qemu.ramunseen import CONFIGURED, groups_of
+from . import logs
+from .care import Options, Supervised
+
+
+async def start(
+    place: VMPlace, argv: Sequence[str], cwd: Path, *, foreground: bool, umask: int, options: Options
+) -> tuple[Supervised, dict[str, str]]:
+    """Start QEMU, and connect to it; the guest has not run yet.
+
+    Prerequisites: the VM's lock is ours.
+    Effects on failure: QEMU doesn't run.
+
+    :return: what is under care now, and what ``command.json`` shall say about its memory.
+    :raises Refused: where the pages way was insisted on and can't be had, or the host has too little memory.
+    :raises QEMUStartFailed: where the program cannot be executed, or QEMU ends at its start.
+    """
+    plan = await _plan(place, argv, cwd, options)
+    if plan.way == "full" and options.memory == "pages":
+        raise Refused(f"The RAM of the VM {place.name} cannot be kept in pages: {plan.why}", plan.remedy)
+    if plan.way == "pages":
+        ramfiles.check_memory(plan.ours, hostmemory.available())
+
+    async def attempt(plan: RAMPlan) -> Supervised:
+        supervised = await _start(place, plan, cwd, foreground=foreground, umask=umask, options=options)
+        supervised.memory_wanted, supervised.memory_why = options.memory, plan.reason
+        return supervised
+
+    try:
+        supervised = await attempt(plan)
+        try:
+            await _check_block(supervised, plan)
+        except BaseException:
+            await supervised.abandon()
+            raise
+    except QEMUStartFailed as error:
+        if plan.way == "full" or options.memory == "pages":
+            raise
+        # A script may give QEMU more than we see.  Where this fails too, the error is that of the user's own words.
+        last = error.message.splitlines()[-1]
+        plan = rambackend.full(argv, f"With RAM in a file of ours QEMU does not start: {last}", _SCRIPT)
+        supervised = await attempt(plan)
+    return supervised, {"wanted": options.memory, "way": plan.way, "why": plan.reason}
+
+
+_SCRIPT = "Where a script starts QEMU, give -machine and -m on the command line, not in the script."
+
+
+def read_memory(place: VMPlace) -> tuple[str, str]:
+    """Return what was wanted when this VM's QEMU was started, and why that could not be had; empty where it could."""
+    try:
+        memory = (read_json(place.command) or {}).get("memory")
+    except SnaptreeError:
+        memory = None
+    if not isinstance(memory, dict):
+        return "auto", ""
+    return str(memory.get("wanted", "auto")), str(memory.get("why", ""))
+
+
+async def _plan(place: VMPlace, argv: Sequence[str], cwd: Path, options: Options) -> RAMPlan:
+    if options.memory == "full":
+        return rambackend.full(argv, "It was started with --memory full.", "Leave that out.")
+    cache = place.directory.parent.parent / "emulators.json"
+
+    def ask(machine: str | None, ram: bool) -> Emulator:
+        return machines.ask(argv[0], cwd, cache, machine=machine, ram=ram)
+
+    def groups(path: str) -> frozenset[str]:
+        try:
+            return groups_of((cwd / path).read_text("utf-8", "replace"))
+        except OSError:
+            return CONFIGURED
+
+    try:
+        return await asyncio.to_thread(rambackend.plan, argv, ask, groups)
+    except QEMUStartFailed as error:
+        return rambackend.full(argv, error.message, "Begin the command line with QEMU, or a script that only calls it.")
+
+
+async def _start(
+    place: VMPlace, plan: RAMPlan, cwd: Path, *, foreground: bool, umask: int, options: Options
+) -> Supervised:
+    words = logs.QEMUWords(place.qemu_log)
+    listener = launch.listen(place.qemu_socket)
+    try:
+        with ramfiles.memfds(plan.ours) as memfds:
+            complete = commandline.with_monitor(plan.argv(memfds), listener.fileno())
+            inherit = [listener.fileno(), *memfds.values()]
+            process = launch.start(complete, cwd, place.qemu_log, inherit=inherit, foreground=foreground, umask=umask)
+    finally:
+        listener.close()
+    supervised = Supervised(place, process, words, owns_qemu=True, foreground=foreground, options=options)
+    try:
+        qmp = f"unix:{place.qemu_socket}"
+        supervised.note_running(qmp)
+        await supervised.connect_started(qmp)
+    except BaseException:
+        await supervised.abandon()
+        raise
+    return supervised
+
+
+async def _check_block(supervised: Supervised, plan: RAMPlan) -> None:
+    """Make sure that the RAM which we have added has the id that the machine would have given it.
+
+    A script can choose another machine type than we see.  With another id, snapshots would load here alone.
+
+    :raises QEMUStartFailed: where it hasn't.
+    """
+    if not plan.ram_id or supervised.session is None:
+        return
+    execute = supervised.session.execute
+    kind = str(await execute("qom-get", {"path": "/machine", "property": "type"})).removesuffix("-machine")
+    known: list[dict[str, Any]] = await execute("query-machines")
+    right = next((machine.get("default-ram-id") for machine in known if machine["name"] == kind), plan.ram_id)
+    if right != plan.ram_id:
+        raise QEMUStartFailed(f"The machine {kind} calls its RAM {right}, and not {plan.ram_id}.")
