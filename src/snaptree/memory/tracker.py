@@ -1,0 +1,201 @@
+"""Which pages of guest RAM were written since the last time: one interface, two ways.  Not for: reading the pages.
+
+userfaultfd
+    The kernel notes the first write to each page; exact, and 0.4 to 1 ms per GiB of RAM.
+    Linux 6.7 and later, and QEMU must have let us trace it once.
+compare
+    Every page may have been written.  The engine compares them with what is stored.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Literal, Protocol
+
+import numpy as np
+
+from . import userfault
+from .pagemap import Pagemap
+from .ptrace import TracingRefused
+from .ram import GuestRAM
+from .ranges import Pages, Ranges, to_mask, to_pages
+from .userfault import UserfaultUnavailable
+
+Wanted = Literal["auto", "userfaultfd", "compare"]
+
+
+class Tracker(Protocol):
+    """Knows which pages QEMU and the guest have written; what we write ourselves need not be among them.
+
+    Pages that lost their memory (a balloon, free page reporting) were not written: where the VM has such a device, ask
+    with ``holes``, and those that are holes now and were none at the last ``arm`` or ``take`` with ``holes`` are among
+    the pages; without such a last time, all that are holes now.
+
+    :ivar name: ``userfaultfd`` or ``compare``.
+    :ivar why: a sentence that says why it is this one.
+    :ivar exact: every page was really written; otherwise all that may have been.
+    """
+
+    name: str
+    why: str
+    exact: bool
+
+    def arm(self, *, holes: bool = False) -> None:
+        """Forget everything written so far.  Only while the VM is stopped."""
+
+    def take(self, *, holes: bool = False) -> Pages:
+        """Return the pages written since the last arm or take, and begin anew.  Only while the VM is stopped."""
+
+    def peek(self, enough: int) -> Pages:
+        """Return pages written so far, and go on; no more than ``enough``.  The VM may run."""
+
+    def close(self) -> None:
+        """Let go of it; what the kernel notes stays noted."""
+
+
+class UserfaultTracker:
+    """The kernel notes the writes."""
+
+    name = "userfaultfd"
+    exact = True
+
+    def __init__(self, ram: GuestRAM, pagemap: Pagemap, why: str) -> None:
+        self.why = why
+        self._ram = ram
+        self._pagemap = pagemap
+        self._holes = Holes(ram)
+
+    def arm(self, *, holes: bool = False) -> None:
+        """Forget everything written so far."""
+        self._scan(arm=True)
+        self._holes.note(holes)
+
+    def take(self, *, holes: bool = False) -> Pages:
+        """Return the pages written since the last arm or take, and begin anew."""
+        return self._holes.join(self._scan(arm=True), holes)
+
+    def peek(self, enough: int) -> Pages:
+        """Return pages written so far."""
+        return self._scan(arm=False, enough=enough)
+
+    def close(self) -> None:
+        """Close the pagemap."""
+        self._pagemap.close()
+
+    def _scan(self, *, arm: bool, enough: int = 0) -> Pages:
+        found = []
+        left = enough
+        for region, first in zip(self._ram.regions, self._ram.firsts, strict=True):
+            ranges = self._pagemap.scan(region.address, region.address + region.size, arm=arm, max_pages=left)
+            pages = to_pages(ranges) + first
+            found.append(pages)
+            if enough:
+                left -= len(pages)
+                if left <= 0:
+                    break
+        return np.concatenate(found) if found else np.empty(0, np.int64)
+
+
+class CompareTracker:
+    """Nothing notes the writes: all pages that have memory may have been written."""
+
+    name = "compare"
+    exact = False
+
+    def __init__(self, ram: GuestRAM, why: str) -> None:
+        self.why = why
+        self._ram = ram
+        self._holes = Holes(ram)
+
+    def arm(self, *, holes: bool = False) -> None:
+        """Note the holes only."""
+        self._holes.note(holes)
+
+    def take(self, *, holes: bool = False) -> Pages:
+        """Return all pages that have memory."""
+        return self._holes.join(to_pages(self._ram.populated()), holes)
+
+    def peek(self, enough: int) -> Pages:
+        """Return the first ``enough`` pages that have memory."""
+        return to_pages(self._ram.populated())[:enough]
+
+    def close(self) -> None:
+        """Do nothing: there is nothing open."""
+
+
+class Holes:
+    """Which pages had memory the last time."""
+
+    def __init__(self, ram: GuestRAM) -> None:
+        self._ram = ram
+        self._before: Ranges | None = None
+
+    def note(self, wanted: bool) -> None:
+        """Note them, or forget them."""
+        self._before = self._ram.populated() if wanted else None
+
+    def join(self, pages: Pages, wanted: bool) -> Pages:
+        """Return ``pages`` together with those that became holes, and note anew."""
+        before = self._before
+        self.note(wanted)
+        if self._before is None:
+            return pages
+        new_holes = ~to_mask(self._before, self._ram.pages)
+        if before is not None:
+            new_holes &= to_mask(before, self._ram.pages)
+        return np.union1d(pages, np.flatnonzero(new_holes))
+
+
+def choose(pid: int, ram: GuestRAM, wanted: Wanted = "auto") -> Tracker:
+    """Return the tracker for a QEMU, and prepare the kernel for it.
+
+    Prerequisites: none; the VM may run.  Blocks for some milliseconds.
+    Effects on success: with ``userfaultfd``, QEMU has a userfaultfd for good, and its main thread stood still for 0.2
+    ms the first time.  Whether pages written before were noted is not known: ``arm`` or ``take`` first.
+    Effects on failure: none.
+
+    :param wanted: ``auto`` takes userfaultfd where it can be, else compares; the others are what they say.
+    :raises TracingRefused: with ``userfaultfd``, where QEMU may not be traced.
+    :raises UserfaultUnavailable: with ``userfaultfd``, where the kernel has no such thing.
+    :raises ProcessLookupError: where QEMU is gone.
+    """
+    if wanted == "compare":
+        return CompareTracker(ram, "comparing was asked for")
+    try:
+        return UserfaultTracker(ram, _watched(pid, ram), "the kernel notes what is written (userfaultfd)")
+    except (TracingRefused, UserfaultUnavailable) as error:
+        if wanted == "userfaultfd":
+            raise
+        return CompareTracker(ram, f"the kernel cannot note what is written: {error}")
+
+
+def _watched(pid: int, ram: GuestRAM) -> Pagemap:
+    """Return the pagemap of a QEMU whose RAM is registered, as it is after a supervisor before us; else register it."""
+    pagemap = Pagemap(pid)
+    try:
+        if not _is_registered(pagemap, ram):
+            userfault.check()
+            fd = userfault.of_process(pid)
+            try:
+                for region in ram.regions:
+                    userfault.register(fd, region.address, region.size)
+            finally:
+                os.close(fd)  # QEMU keeps its own
+    except BaseException:
+        pagemap.close()
+        raise
+    return pagemap
+
+
+def _is_registered(pagemap: Pagemap, ram: GuestRAM) -> bool:
+    try:
+        for region in ram.regions:
+            pagemap.scan(region.address, region.address + region.size, arm=False)
+    except ProcessLookupError:
+        raise
+    except OSError as error:
+        if error.errno in (errno.EPERM, errno.EINVAL, errno.ENOTTY):  # not registered; no PAGEMAP_SCAN
+            return False
+        raise
+    return True
