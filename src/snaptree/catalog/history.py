@@ -8,7 +8,10 @@ from typing import Any, Literal
 
 from ..model.snapshot import iso_time
 
-Operation = Literal["create", "load", "delete", "rename", "describe", "repair"]
+Operation = Literal[
+    "create", "load", "delete", "rename", "describe", "repair", "adopt", "offline-create", "offline-load"
+]
+"""``offline-``: of a VM that doesn't run, for its images alone.  A delete is the same both ways."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +54,9 @@ class Entry:
 class Journal:
     """The operation that is under way, or was when its supervisor died.
 
-    :param operation: create, load, delete, repair.
-    :param step: ``begun``, or ``loaded``: QEMU has loaded, and whatever the disks say later, the load only ends.
+    :param operation: create, load, delete, repair, adopt, offline-create, offline-load.
+    :param step: ``begun``, or ``loaded``: QEMU has loaded, and whatever the disks say later, the load only ends; or
+        ``reverting``: an offline load has begun to change images, and only goes on.
     :param plan: what is needed to finish or undo it.
     """
 

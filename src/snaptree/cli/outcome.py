@@ -12,7 +12,7 @@ from .human import duration_text
 if TYPE_CHECKING:
     from .client import Client
 
-MEMBERS = tuple(name for name in SnapshotJSON.__annotations__ if name not in ("foreign", "children"))
+MEMBERS = tuple(name for name in SnapshotJSON.__annotations__ if name not in ("foreign", "problems", "children"))
 """The members of a snapshot, everywhere the same."""
 
 RECENT = 64

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from ..model.errors import QEMUGone, SnaptreeError
 from ..model.snapshot import Snapshot
 from ..model.tree import subtree
 from . import tags, trace
+from .entries import is_of
 from .vm import VM, Stopwatch
 
 
@@ -72,7 +74,7 @@ async def perform(vm: VM, doomed: list[Snapshot], client: str, clock: Stopwatch)
     :raises QEMUFailed: where QEMU could not; those before it are gone.
     """
     for snapshot in doomed:
-        await tags.remove(vm, snapshot.tag)
+        await tags.remove(vm, snapshot.tag, functools.partial(is_of, snapshot))
         trace.point("delete.removed")
         entry = await vm.entry("delete", snapshot.name, snapshot.id, client, clock=clock)
         await _forget(vm, snapshot, entry, last=snapshot is doomed[-1])

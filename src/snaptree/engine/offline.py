@@ -2,68 +2,63 @@
 
 from __future__ import annotations
 
-import os
-import pwd
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ..catalog.catalog import Catalog
-from ..catalog.opening import open_catalog
-from ..model.errors import Refused, SnaptreeError, VMRuns
+from ..model.errors import Refused
 from ..model.names import printable
 from ..model.snapshot import Device, SnapshotJSON
-from ..places.files import read_json
 from ..places.lock import SupervisorLock
 from ..places.places import VMPlace
-from ..qemu import img
+from ..qemu import imagelocks, img
 from . import images, views
+from .entries import is_of
+from .offline_hold import client_name, disks_of, locked, opened
+
+__all__ = [
+    "broken",
+    "client_name",
+    "current",
+    "describe",
+    "disks_of",
+    "forget",
+    "history",
+    "rename",
+    "snapshot",
+    "snapshots",
+]
 
 T = TypeVar("T")
 
 
-def disks_of(place: VMPlace) -> dict[str, Device]:
-    """Return the VM's devices as they were when QEMU last ran, by name."""
-    recorded = (read_json(place.command) or {}).get("disks")
-    found = {}
-    for item in recorded if isinstance(recorded, list) else []:
-        try:
-            device = Device(str(item["device"]), str(item["node"]), str(item["file"]), int(item["size"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise SnaptreeError(
-                f"{place.command} does not describe the VM's disks.", 'Remove its member "disks", or the file.'
-            ) from error
-        found[device.device] = device
-    return found
-
-
 def snapshots(place: VMPlace, *, foreign: bool = False) -> list[SnapshotJSON]:
     """Return the snapshots of a VM that doesn't run."""
-    with _reading(place) as catalog:
+    with opened(place) as catalog:
         return views.snapshots(catalog, disks_of(place), foreign=foreign)
 
 
 def snapshot(place: VMPlace, *, name: str | None = None, id: str | None = None) -> dict[str, Any]:
     """Return one snapshot of a VM that doesn't run, in full."""
-    with _reading(place) as catalog:
+    with opened(place) as catalog:
         return views.snapshot(catalog, disks_of(place), name=name, id=id)
 
 
 def history(place: VMPlace, limit: int | None = None) -> list[dict[str, object]]:
     """Return the history of a VM that doesn't run."""
-    with _reading(place) as catalog:
+    with opened(place) as catalog:
         return views.history(catalog, limit)
 
 
 def current(place: VMPlace) -> dict[str, object]:
     """Return the current snapshot of a VM that doesn't run."""
-    with _reading(place) as catalog:
+    with opened(place) as catalog:
         return views.current(catalog)
 
 
 def broken(place: VMPlace) -> str:
     """Return why nothing may go on from the disks as they are; empty where all is well."""
-    with _reading(place) as catalog:
+    with opened(place) as catalog:
         return catalog.broken()
 
 
@@ -91,20 +86,17 @@ def forget(place: VMPlace, *, snapshots: bool = False) -> None:
     :raises Refused: where an image is in use; nothing was changed.
     :raises ImageError: where an image can't be changed.
     """
-    lock = _lock(place)
-    try:
+    with locked(place) as lock:
         if snapshots:
-            with _reading(place) as catalog:
-                _delete_all(catalog, disks_of(place))
+            with opened(place) as catalog:
+                _delete_all(catalog, disks_of(place), lock)
         place.remove()
-    finally:
-        lock.release()
 
 
-def _delete_all(catalog: Catalog, disks: dict[str, Device]) -> None:
+def _delete_all(catalog: Catalog, disks: dict[str, Device], lock: SupervisorLock) -> None:
     known = catalog.snapshots()
     files = {device.file for device in disks.values()} | {d.file for snapshot in known for d in snapshot.devices}
-    ours = {snapshot.tag for snapshot in known}
+    by_tag = {snapshot.tag: snapshot for snapshot in known}
     doomed: dict[str, list[str]] = {}
     for file in sorted(files):
         table = images.table(file)
@@ -113,43 +105,14 @@ def _delete_all(catalog: Catalog, disks: dict[str, Device]) -> None:
                 f"The image {printable(file)} cannot be read, so its snapshots cannot be deleted.",
                 "Put it back, or forget the VM without --snapshots.",
             )
-        doomed[file] = [entry.tag for entry in table if entry.tag in ours]
-    # A snapshot that is gone from some images only is lost, so all are looked at before the first is changed.
-    img.check_free(file for file, found in doomed.items() if found)
-    for file, found in doomed.items():
-        for tag in found:
-            img.delete_snapshot(file, tag)
-
-
-def client_name() -> str:
-    """Return who we are, for history."""
-    try:
-        user = pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:
-        user = str(os.geteuid())
-    return f"{user} snaptree[{os.getpid()}]"
-
-
-@contextmanager
-def _reading(place: VMPlace) -> Iterator[Catalog]:
-    catalog = open_catalog(place)
-    try:
-        yield catalog
-    finally:
-        catalog.close()
-
-
-def _lock(place: VMPlace) -> SupervisorLock:
-    lock = SupervisorLock.take(place.lock)
-    if lock is None:
-        raise VMRuns(f"The VM {place.name} runs.", f"`snaptree stop {place.name}` ends it.")
-    return lock
+        doomed[file] = [entry.tag for entry in table if entry.tag in by_tag and is_of(by_tag[entry.tag], entry)]
+    # A snapshot that is gone from some images only is lost, so all are held before the first is changed.
+    with imagelocks.held(file for file, found in doomed.items() if found) as held:
+        for file, found in doomed.items():
+            for tag in dict.fromkeys(found):
+                img.delete_snapshot(held, file, tag, inherit=[lock.fd])
 
 
 def _changing(place: VMPlace, change: Callable[[Catalog], T]) -> T:
-    lock = _lock(place)
-    try:
-        with _reading(place) as catalog:
-            return change(catalog)
-    finally:
-        lock.release()
+    with locked(place), opened(place) as catalog:
+        return change(catalog)

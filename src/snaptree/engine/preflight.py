@@ -17,6 +17,7 @@ from ..qemu.blockers import capability_reasons, shared_reasons
 from ..qemu.capabilities import BREAKS_LOAD
 from ..qemu.facts import Facts
 from ..qemu.runstates import why_no_load
+from .entries import tag_is_id
 
 SHOWN_MAX = 8
 
@@ -54,7 +55,7 @@ def _snapshot(snapshot: Snapshot) -> Iterator[Reason]:
         yield Reason(
             "disks-only",
             f"{snapshot.name} holds disks only, no RAM: it cannot be loaded while the VM runs.",
-            "Stop the VM first.",
+            "Stop the VM (`snaptree stop`), load it (`snaptree load`), and start the VM again: its disks go back.",
         )
 
 
@@ -107,6 +108,7 @@ def _device(
             "Attach the images as they were.",
             name,
         )
+    yield from tag_is_id(name, snapshot.tag, device.snapshots)
     found = len(device.holding(snapshot.tag))
     if found > 1:
         yield Reason(

@@ -5,34 +5,15 @@ Pure: the images' tables come in, values go out.  Linear in the number of snapsh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from ..model.ids import NIL
 from ..model.names import printable
 from ..model.snapshot import Memory, Snapshot, SnapshotJSON, date_integer, iso_time, snapshot_json
-
-
-class Entry(Protocol):
-    """A snapshot in an image, as the qcow2 reader or QEMU tells it."""
-
-    @property
-    def tag(self) -> str:
-        """What QEMU shows as the name."""
-
-    @property
-    def date_ns(self) -> int:
-        """When it was taken, nanoseconds since the epoch."""
-
-    @property
-    def vm_clock_ns(self) -> int:
-        """The VM's clock, nanoseconds."""
-
-    @property
-    def vm_state_size(self) -> int:
-        """Bytes of VM state; 0 where another image holds it."""
-
+from .entries import Entry, strangers, tag_is_id
+from .foreign import foreign_reasons
 
 Table = Sequence[Entry]
 
@@ -53,7 +34,8 @@ class Presence:
 
     def __init__(self, disks: Iterable[Disk]) -> None:
         self.disks = tuple(disks)
-        self._by_tag: dict[str, dict[str, list[Entry]]] = {disk.device: _index(disk.table or ()) for disk in self.disks}
+        self._by_tag = {disk.device: _index(disk.table or (), lambda entry: entry.tag) for disk in self.disks}
+        self._ids = {disk.device: _index(disk.table or (), lambda entry: entry.qemu_id) for disk in self.disks}
         self._unreadable = {disk.device for disk in self.disks if disk.table is None}
 
     def holders(self, snapshot: Snapshot) -> set[str]:
@@ -72,6 +54,10 @@ class Presence:
                 found.append(f"{recorded.device} does not hold it.")
             elif len(here) > 1:
                 found.append(f"{recorded.device} holds its tag {len(here)} times.")
+            elif strangers(snapshot, here):
+                found.append(f"{recorded.device} holds another snapshot under its tag.")
+            mistaken = tag_is_id(recorded.device, snapshot.tag, self._by_id(recorded.device, snapshot.tag))
+            found.extend(reason.message for reason in mistaken)
             clocks.update(s.vm_clock_ns for s in here)
         if snapshot.memory != "none":
             if len(clocks) > 1:
@@ -86,6 +72,9 @@ class Presence:
         tags = {tag for index in self._by_tag.values() for tag in index} - set(known)
         return sorted((self._foreign(tag) for tag in tags), key=lambda s: (s["created"], s["name"]))
 
+    def _by_id(self, device: str, qemu_id: str) -> list[Entry]:
+        return self._ids.get(device, {}).get(qemu_id, [])
+
     def _here(self, device: str, tag: str) -> list[Entry]:
         return self._by_tag.get(device, {}).get(tag, [])
 
@@ -95,12 +84,14 @@ class Presence:
         first = everywhere[0]
         state = max(s.vm_state_size for s in everywhere)
         memory: Memory = "full" if state else "none"
-        one_moment = (
-            len({s.vm_clock_ns for s in everywhere}) == 1 and len({s.date_ns // 10**9 for s in everywhere}) == 1
-        )
+        # What can matter only: the whole tables would make a list of many quadratic.
+        tables = {
+            name: None if name in self._unreadable else [*here, *(e for e in self._by_id(name, tag) if e.tag != tag)]
+            for name, here in found.items()
+        }
+        reasons = foreign_reasons(tag, tables)
         return {
-            # What is no UTF-8 in it JSON cannot say; the same words as QEMU has for it.
-            "name": tag.encode("utf-8", "surrogateescape").decode("utf-8", "replace"),
+            "name": _said(tag),
             "id": None,
             "parent_name": "",
             "parent_id": NIL,
@@ -109,7 +100,7 @@ class Presence:
             "vm_clock": first.vm_clock_ns,
             "description": "",
             "current": False,
-            "consistent": one_moment and all(len(here) == 1 for here in found.values()),
+            "consistent": not reasons,
             "memory": memory,
             "vm_state_size": state,
             "automatic": False,
@@ -120,17 +111,24 @@ class Presence:
                     "file": disk.file,
                     "present": bool(found[disk.device]),
                     "size": disk.size,
+                    "qemu_ids": [_said(entry.qemu_id) for entry in found[disk.device]],
                 }
                 for disk in self.disks
             ],
             "foreign": True,
+            "problems": [reason.message for reason in reasons],
         }
 
 
-def _index(table: Table) -> dict[str, list[Entry]]:
+def _said(text: str) -> str:
+    # What is no UTF-8 in it JSON cannot say; the same words as QEMU has for it.
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _index(table: Table, key: Callable[[Entry], str]) -> dict[str, list[Entry]]:
     index: dict[str, list[Entry]] = {}
     for snapshot in table:
-        index.setdefault(snapshot.tag, []).append(snapshot)
+        index.setdefault(key(snapshot), []).append(snapshot)
     return index
 
 

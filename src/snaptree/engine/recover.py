@@ -10,10 +10,11 @@ import asyncio
 import logging
 
 from ..catalog.history import Journal
-from ..model.errors import LoadIncomplete, QEMUFailed, SnaptreeError
+from ..model.errors import LoadIncomplete, NotReady, QEMUFailed, SnaptreeError
 from ..qemu.jobs import dismiss_leftovers, find_job, wait_job
-from . import create, delete, load
-from .status import load_reasons
+from . import adopt, create, delete, load
+from .recover_offline import recover_offline
+from .ramway import stop_ignoring
 from .vm import VM, Stopwatch
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,8 @@ async def recover(vm: VM, *, same_qemu: bool) -> str:
     :return: what was found and done, in a sentence; empty where nothing was to do.
     """
     vm.broken = await vm.disk(vm.catalog.broken)
+    if same_qemu:
+        await stop_ignoring(vm.session)
     async with vm.lock:
         said = await mend(vm, same_qemu=same_qemu, crashed=True)
         await dismiss_leftovers(vm.session)
@@ -52,6 +55,10 @@ async def mend(vm: VM, *, same_qemu: bool = True, crashed: bool = False) -> str:
                 said = await _load(vm, journal, same_qemu, crashed and same_qemu)
             case "delete":
                 said = await _delete(vm, journal)
+            case "offline-create" | "offline-load":
+                said = await recover_offline(vm, journal)
+            case "adopt":
+                said = await vm.disk(adopt.resume, vm.catalog, vm.place, journal)
             case other:
                 raise SnaptreeError(f"The journal holds an operation {other!r} that this snaptree doesn't know.")
     log.warning("%s", said)
@@ -98,6 +105,9 @@ async def _load(vm: VM, journal: Journal, same_qemu: bool, resume: bool) -> str:
     plan = load.Plan(**{**raw, "nodes": tuple(raw["nodes"]), "same": tuple(raw["same"])})
     clock = Stopwatch()
     error = await _settle(vm, plan.job_id, keep=True) if same_qemu else None
+    if plan.memory == "pages" and same_qemu and journal.step != "loaded" and not (await vm.facts()).running:
+        # RAM may hold any part of the snapshot already, and nothing knows what it was.
+        return await _roll_forward(vm, plan, await asyncio.to_thread(load.states, plan), journal, resume)
     if error == "" or journal.step == "loaded":
         snapshot = await vm.disk(vm.catalog.find, id=plan.id)
         vm.broken = ""
@@ -133,23 +143,23 @@ async def _roll_forward(vm: VM, plan: load.Plan, found: dict[str, str], journal:
     """Load again what was loaded onto some devices only."""
     clock = Stopwatch()
     snapshot = await vm.disk(vm.catalog.find, id=plan.id)
-    facts = await vm.facts()
-    reasons = load_reasons(facts, snapshot, allow_resize=True)
-    if not reasons:
-        fresh = load.again(plan, facts)
-        try:
-            await load.perform(vm, fresh, facts, journal.client, clock)
-        except LoadIncomplete:
-            return vm.broken
-        except QEMUFailed as error:
-            found = await asyncio.to_thread(load.states, plan)
-            await load.mark_broken(vm, plan, found, client=journal.client, clock=clock, why=str(error))
-            return vm.broken
-        await load.finish(vm, fresh, snapshot, journal.client, clock)
-        await _resume(vm, wanted=plan.was_running and resume)
-        return f"The load of {plan.name}, which was cut off half way, has been finished: the VM is at {plan.name}."
-    await load.mark_broken(vm, plan, found, client=journal.client, clock=clock, why=reasons[0].message)
-    return vm.broken
+    try:
+        facts, ram = await load.ready(vm, snapshot, allow_resize=True, way_back=False)
+    except NotReady as error:
+        await load.mark_broken(vm, plan, found, client=journal.client, clock=clock, why=error.message)
+        return vm.broken
+    fresh = load.again(plan, facts)
+    try:
+        await load.perform(vm, fresh, facts, ram, journal.client, clock)
+    except LoadIncomplete:
+        return vm.broken
+    except QEMUFailed as error:
+        found = await asyncio.to_thread(load.states, plan)
+        await load.mark_broken(vm, plan, found, client=journal.client, clock=clock, why=str(error))
+        return vm.broken
+    await load.finish(vm, fresh, snapshot, journal.client, clock)
+    await _resume(vm, wanted=plan.was_running and resume)
+    return f"The load of {plan.name}, which was cut off half way, has been finished: the VM is at {plan.name}."
 
 
 async def _delete(vm: VM, journal: Journal) -> str:

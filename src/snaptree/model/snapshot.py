@@ -17,6 +17,7 @@ class DeviceJSON(TypedDict):
     file: str
     present: bool
     size: int
+    qemu_ids: NotRequired[list[str]]
 
 
 class SnapshotJSON(TypedDict):
@@ -37,6 +38,7 @@ class SnapshotJSON(TypedDict):
     automatic: bool
     devices: list[DeviceJSON]
     foreign: NotRequired[bool]
+    problems: NotRequired[list[str]]
     children: NotRequired[list[SnapshotJSON]]
 
 
@@ -88,6 +90,7 @@ class Snapshot:
     :param vmstate_device: the device whose image holds the VM state.
     :param devices: every device that it holds.
     :param machine: what the VM was like.
+    :param memory_why: why RAM is kept in this way, for people.
     :param flaw: why it is known not to be whole; empty where nothing is known against it.
     """
 
@@ -105,6 +108,7 @@ class Snapshot:
     description: str = ""
     automatic: bool = False
     flaw: str = ""
+    memory_why: str = ""
 
 
 def date_integer(created_ns: int) -> int:

@@ -2,6 +2,9 @@
 
 It is an open file description lock (fcntl(2)) on ``vms/VM/lock``: the kernel drops it when its holder dies, and
 one can ask whether it is held without taking it, so that asking never makes a start fail.
+
+A supervisor locks the whole file.  A command that works on a stopped VM locks its first byte only: each excludes the
+other, and whoever asks learns from the lock itself which of the two it is.
 """
 
 from __future__ import annotations
@@ -10,9 +13,14 @@ import fcntl
 import os
 import struct
 from pathlib import Path
+from typing import Literal
+
+Holder = Literal["supervisor", "command"]
 
 # struct flock of 64-bit Linux: l_type, l_whence, l_start, l_len, l_pid
 _FLOCK = struct.Struct("hh4xqqi4x")
+_LENGTH: dict[Holder, int] = {"supervisor": 0, "command": 1}
+"""How many bytes each locks; 0 is all, however long the file is."""
 
 
 class SupervisorLock:
@@ -22,17 +30,22 @@ class SupervisorLock:
         self._fd = fd
 
     @classmethod
-    def take(cls, path: Path) -> SupervisorLock | None:
+    def take(cls, path: Path, holder: Holder = "supervisor") -> SupervisorLock | None:
         """Take the lock; ``None`` where another process holds it.  Writes our pid into the file for people."""
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, _LENGTH[holder], 0))
         except (BlockingIOError, PermissionError):
             os.close(fd)
             return None
         os.ftruncate(fd, 0)
         os.pwrite(fd, b"%d\n" % os.getpid(), 0)
         return cls(fd)
+
+    @property
+    def fd(self) -> int:
+        """The descriptor: a child that inherits it holds the lock too, until both have ended."""
+        return self._fd
 
     def release(self) -> None:
         """Give it back."""
@@ -41,12 +54,20 @@ class SupervisorLock:
 
 def is_held(path: Path) -> bool:
     """Say whether some process holds the lock, without taking it."""
+    return holder(path) is not None
+
+
+def holder(path: Path) -> Holder | None:
+    """Say who holds the lock, without taking it; ``None`` where nobody does."""
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
-        return False
+        return None
     try:
         answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
-        return int(_FLOCK.unpack(answer)[0]) != fcntl.F_UNLCK
+        kind, _, _, length, _ = _FLOCK.unpack(answer)
+        if kind == fcntl.F_UNLCK:
+            return None
+        return "command" if length == _LENGTH["command"] else "supervisor"
     finally:
         os.close(fd)

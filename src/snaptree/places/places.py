@@ -6,9 +6,10 @@
       vms/VM/
         catalog.sqlite    the catalog (SQLite, with -wal and -shm beside it while the VM is supervised)
         lineage           what the images cannot hold, append-only text
+        pages/            the page store: RAM of the snapshots that are taken the pages way
         command.json      the command line, its working directory, and the disks
         running.json      the QEMU process and its supervisor, while QEMU runs; stale after a crash
-        lock              held by the supervisor as long as it lives
+        lock              held by the supervisor as long as it lives, or by a command on a stopped VM
         supervisor.log  qemu.log  qmp.log     bounded
     $XDG_RUNTIME_DIR/snaptree/VM/ (else $SNAPTREE_HOME/run/VM/)
         qmp.sock          the supervisor's QMP server
@@ -29,7 +30,7 @@ from typing import Literal
 from ..model.errors import BadName, NoSuchVM, SnaptreeError
 from ..model.names import check_vm_name, printable
 from .files import private_directory, read_json, write_json
-from .lock import is_held
+from .lock import holder
 from .process import ProcessIdentity
 
 SOCKET_PATH_MAX = 107
@@ -82,6 +83,11 @@ class VMPlace:
     def lineage(self) -> Path:
         """The lineage file."""
         return self.directory / "lineage"
+
+    @property
+    def pages(self) -> Path:
+        """The page store's directory."""
+        return self.directory / "pages"
 
     @property
     def command(self) -> Path:
@@ -179,7 +185,7 @@ class VMPlace:
         """Find out who looks after the VM, without disturbing anybody."""
         running = self.running()
         qemu_pid = running.qemu.pid if running and running.qemu and running.qemu.alive() else None
-        if is_held(self.lock):
+        if holder(self.lock) == "supervisor":
             if running is None:
                 return VMState("supervised", None, None, None)
             return VMState("supervised", running.supervisor_pid, qemu_pid, f"unix:{running.socket}")

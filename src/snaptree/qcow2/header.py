@@ -33,6 +33,8 @@ _COMPRESSION_TYPES = {0: "zlib", 1: "zstd"}
 _EXTENSION_END = 0
 _EXTENSION_BACKING_FORMAT = 0xE2792ACA
 _EXTENSION_DATA_FILE = 0x44415441
+_EXTENSION_BITMAPS = 0x23852875
+_AUTOCLEAR_BITMAPS = 1  # else a program that does not know bitmaps has written since, and QEMU ignores them
 
 _HEADER = struct.Struct(">4sIQIIQIIQQIIQ")
 _HEADER_V3 = struct.Struct(">QQQII")
@@ -54,6 +56,7 @@ class Header:
     :param external_data_file: guest data is in another file; such an image cannot hold snapshots.
     :param backing_file: as written in the image (not resolved); ``None`` where there is none.
     :param data_file: the external data file's name as written in the image.
+    :param bitmaps: how many dirty bitmaps the image keeps; QEMU loads no snapshot while there are any.
     """
 
     version: int
@@ -72,6 +75,7 @@ class Header:
     backing_file: str | None = None
     backing_format: str | None = None
     data_file: str | None = None
+    bitmaps: int = 0
 
     @property
     def cluster_size(self) -> int:
@@ -150,8 +154,8 @@ def parse_header(data: bytes) -> Header:
         raise UnsupportedImage(f"It is a qcow2 image of version {version}; only 2 and 3 are known.")
     if not MIN_CLUSTER_BITS <= cluster_bits <= MAX_CLUSTER_BITS:
         raise DamagedImage(f"Its clusters would have 2^{cluster_bits} bytes; 2^9 to 2^21 are possible.")
-    incompatible, length, compression_type = (
-        _version_3(data, cluster_bits) if version == 3 else (0, _HEADER.size, "zlib")
+    incompatible, autoclear, length, compression_type = (
+        _version_3(data, cluster_bits) if version == 3 else (0, 0, _HEADER.size, "zlib")
     )
     check_table(
         cluster_bits, "snapshot table", snapshots_offset, nb_snapshots, maximum=MAX_SNAPSHOTS, entry_bytes=_MIN_ENTRY
@@ -175,17 +179,18 @@ def parse_header(data: bytes) -> Header:
         backing_file=names[0],
         backing_format=names[1],
         data_file=names[2],
+        bitmaps=names[3] if autoclear & _AUTOCLEAR_BITMAPS else 0,
     )
     if l1_entries < header.l1_entries_for(size):
         raise DamagedImage(f"Its active L1 table of {l1_entries} entries is too small for {size} bytes.")
     return header
 
 
-def _version_3(data: bytes, cluster_bits: int) -> tuple[int, int, str]:
-    """Return the incompatible features, the header's length and the compression type of a version 3 header."""
+def _version_3(data: bytes, cluster_bits: int) -> tuple[int, int, int, str]:
+    """Return the incompatible and autoclear features, the length and the compression type of a version 3 header."""
     if len(data) < _V3_LENGTH:
         raise CutShort("The image ends inside its header.", needed=_V3_LENGTH)
-    incompatible, _, _, refcount_order, length = _HEADER_V3.unpack_from(data, _HEADER.size)
+    incompatible, _, autoclear, refcount_order, length = _HEADER_V3.unpack_from(data, _HEADER.size)
     if not _V3_LENGTH <= length <= 1 << cluster_bits:
         raise DamagedImage(f"Its header cannot have {length} bytes.")
     if len(data) < length:
@@ -201,17 +206,18 @@ def _version_3(data: bytes, cluster_bits: int) -> tuple[int, int, str]:
         raise DamagedImage(f"Its compression type {kind} contradicts its feature bits.")
     if kind not in _COMPRESSION_TYPES:
         raise UnsupportedImage(f"Its compression type {kind} is not known here.")
-    return incompatible, length, _COMPRESSION_TYPES[kind]
+    return incompatible, autoclear, length, _COMPRESSION_TYPES[kind]
 
 
 def _names(
     data: bytes, start: int, cluster_size: int, backing_offset: int, backing_length: int
-) -> tuple[str | None, str | None, str | None]:
-    """Return the backing file's name and format and the external data file's name."""
+) -> tuple[str | None, str | None, str | None, int]:
+    """Return the backing file's name and format, the external data file's name, and the number of bitmaps."""
     if backing_offset > cluster_size:
         raise DamagedImage(f"Its backing file's name cannot be at byte {backing_offset}.")
     end = backing_offset or cluster_size
     backing_format = data_file = None
+    bitmaps = 0
     while start < end:
         if start + _EXTENSION.size > end:
             raise DamagedImage(f"Its header extensions go beyond byte {end}.")
@@ -223,22 +229,24 @@ def _names(
             raise DamagedImage(f"Its header extension {kind:#010x} of {length} bytes is too long.")
         if kind == _EXTENSION_END:
             break
-        if kind in (_EXTENSION_BACKING_FORMAT, _EXTENSION_DATA_FILE):
+        if kind in (_EXTENSION_BACKING_FORMAT, _EXTENSION_DATA_FILE, _EXTENSION_BITMAPS):
             if start + length > len(data):
                 raise CutShort("The image ends inside its header extensions.", needed=start + length)
             text = _text(data[start : start + length])
             if kind == _EXTENSION_DATA_FILE:
                 data_file = text
-            else:
+            elif kind == _EXTENSION_BACKING_FORMAT:
                 backing_format = text
+            else:
+                bitmaps = int.from_bytes(data[start : start + min(length, 4)], "big")
         start += length + 7 & ~7
     if not backing_offset:
-        return None, backing_format, data_file
+        return None, backing_format, data_file, bitmaps
     if backing_length > min(_MAX_BACKING_NAME, cluster_size - backing_offset):
         raise DamagedImage(f"Its backing file's name would have {backing_length} bytes.")
     if backing_offset + backing_length > len(data):
         raise CutShort("The image ends inside its backing file's name.", needed=backing_offset + backing_length)
-    return _text(data[backing_offset : backing_offset + backing_length]), backing_format, data_file
+    return _text(data[backing_offset : backing_offset + backing_length]), backing_format, data_file, bitmaps
 
 
 def _text(raw: bytes) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..engine import views
+from ..engine.adopt_running import adopt
 from ..engine.check_run import check_vm
 from ..engine.create import create
 from ..engine.delete import delete
@@ -146,6 +147,18 @@ async def _rename(vm: VM, arguments: Arguments, client: str) -> object:
     return {}
 
 
+async def _adopt(vm: VM, arguments: Arguments, client: str) -> object:
+    await adopt(
+        vm,
+        arguments["tag"],
+        arguments["name"],
+        arguments.get("description", ""),
+        client=client,
+        wait=arguments.get("wait", True),
+    )
+    return {}
+
+
 async def _describe(vm: VM, arguments: Arguments, client: str) -> object:
     await describe(vm, arguments["description"], **which(arguments), client=client, wait=arguments.get("wait", True))
     return {}
@@ -173,6 +186,12 @@ COMMANDS: dict[str, Command] = {
         Command("snapshot-load", {**_WHICH, "allow-resize": _FLAG, **_WAIT}, "nothing", _load),
         Command("snapshot-delete", {**_WHICH, "children": _FLAG, **_WAIT}, "nothing", _delete),
         Command("snapshot-rename", {**_WHICH, "new-name": _TEXT, **_WAIT}, "nothing", _rename),
+        Command(
+            "snapshot-adopt",
+            {"tag": _TEXT, "name": _TEXT, "description": Argument("str", optional=True), **_WAIT},
+            "nothing",
+            _adopt,
+        ),
         Command("snapshot-describe", {**_WHICH, "description": _TEXT, **_WAIT}, "nothing", _describe),
     )
 }

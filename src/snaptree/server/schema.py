@@ -16,7 +16,14 @@ Entry = dict[str, Any]
 
 TYPES: dict[str, dict[str, str]] = {
     "SnaptreeNothing": {},
-    "SnaptreeDevice": {"device": "str", "node": "str", "file": "str", "present": "bool", "size": "int"},
+    "SnaptreeDevice": {
+        "device": "str",
+        "node": "str",
+        "file": "str",
+        "present": "bool",
+        "size": "int",
+        "qemu_ids?": "[str]",
+    },
     "SnaptreeSnapshot": {
         "name": "str",
         "id": "any",
@@ -33,6 +40,7 @@ TYPES: dict[str, dict[str, str]] = {
         "automatic": "bool",
         "devices": "[SnaptreeDevice]",
         "foreign?": "bool",
+        "problems?": "[str]",
         "children?": "[SnaptreeSnapshot]",
     },
     "SnaptreeMachine": {"machine": "str", "ram_size": "int", "cpu": "str", "cpus": "int", "devices": "[str]"},
@@ -136,6 +144,7 @@ EVENTS: dict[str, str] = {
     "SNAPSHOT_LOADED": "SnaptreeEvent",
     "SNAPSHOT_DELETED": "SnaptreeEvent",
     "SNAPSHOT_RENAMED": "SnaptreeEvent",
+    "SNAPSHOT_ADOPTED": "SnaptreeEvent",
     "SNAPSHOT_FAILED": "SnaptreeFailure",
 }
 

@@ -9,12 +9,13 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..model.errors import NotReady, QEMUGone, Refused, VMRuns
+from ..engine import offline_recover
+from ..model.errors import Busy, NotReady, QEMUGone, Refused, VMRuns
 from ..model.names import printable
-from ..places.lock import SupervisorLock
+from ..places.lock import SupervisorLock, holder
 from ..places.places import VMPlace
 from ..places.process import identify
-from ..qemu import commandline
+from ..qemu import commandline, fillings, placeholders
 from . import listeners, logs, starting
 from .care import End, Options, Ready, Supervised
 from .find import absolute, command_of, cwd_of, find_process
@@ -37,9 +38,12 @@ async def run(
     Effects on success: returns when QEMU has ended; a signal to end (SIGINT, SIGTERM, SIGHUP) quits QEMU first.
     Effects on failure: QEMU doesn't run; a VM that did not exist before does not exist.
 
+    :param argv: may hold placeholders.
+    :raises UsageError: where something has a placeholder's form and is none.
     :raises VMRuns, OtherDisks, Refused, QEMUStartFailed: nothing was changed.
     """
     listeners.check(options.listen, options.tls)
+    placeholders.wanted(argv)
     refuse_command_line(argv, detached=not foreground)
     fresh = not place.exists()
     place.make()
@@ -49,7 +53,9 @@ async def run(
         if running and running.qemu and running.qemu.alive():
             raise unsupervised(place, running.qemu.pid)
         umask = logs.set_up(place)
+        mended = offline_recover.before_start(place, lock)
         supervised, memory = await starting.start(place, argv, cwd, foreground=foreground, umask=umask, options=options)
+        supervised.notes += [mended] * bool(mended)
         try:
             command = commandline.analyse(list(argv))
             record = {"argv": list(argv), "cwd": str(cwd), "memory": memory}
@@ -116,7 +122,8 @@ async def attach(
             # Over TCP the process is not known; the same address then stands for the same QEMU.
             here = identify(process.pid) if process else None
             same = known is not None and known.qemu == here and known.qemu_qmp == address
-            record = None if owns else {"argv": command_of(process), "cwd": cwd_of(process), "attached": address}
+            argv = placeholders.escaped(command_of(process))
+            record = None if owns else {"argv": argv, "cwd": cwd_of(process), "attached": address}
             await supervised.begin(record, fresh=fresh, same_qemu=same, go=False, attached_at=address)
         except BaseException:
             gone = known is not None and known.qemu is None and isinstance(sys.exception(), QEMUGone)
@@ -144,8 +151,11 @@ def take_lock(place: VMPlace) -> SupervisorLock:
     """Take the lock of a VM.
 
     :raises VMRuns: where another supervisor has it.
+    :raises Busy: where a command works on the VM, which is stopped.
     """
     lock = SupervisorLock.take(place.lock)
+    if lock is None and holder(place.lock) == "command":
+        raise Busy(f"Another command works on the images of the VM {place.name}.", "Try again when it has ended.")
     if lock is None:
         raise VMRuns(
             f"The VM {place.name} runs already.", f"`snaptree stop {place.name}` ends it; or choose another name."

@@ -138,7 +138,8 @@ def assert_whole(vm: TestVM, client: QMPClient, snapshots: dict[str, int], curre
 
 def test_every_trace_point_is_died_at() -> None:
     source = "".join(path.read_text() for path in Path(snaptree.engine.__path__[0]).glob("*.py"))
-    points = re.findall(r"trace\.point\(\"(.*?)\"\)", source)
+    # Commands on a stopped VM, and those that change the catalog alone, die in tests of their own.
+    points = [p for p in re.findall(r"trace\.point\(\"(.*?)\"\)", source) if not p.startswith(("offline-", "adopt."))]
     assert sorted(points) == sorted(f"{operation}.{point}" for operation, point, _ in POINTS)
 
 

@@ -1,0 +1,136 @@
+"""create, for a VM that doesn't run: its disks, and nothing else.  Not for: RAM, which there is none of."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from ..catalog.history import Journal
+from ..catalog.lineage import create_record, delete_record
+from ..catalog.rows import from_record
+from ..model.errors import ImageError, NameTaken, NotReady, SnaptreeError
+from ..model.ids import NIL, new_id
+from ..model.names import check_name, printable
+from ..model.snapshot import Machine, Snapshot
+from ..model.tags import format_tag
+from ..places.places import VMPlace
+from . import trace
+from .offline_hold import Done, Stopped, client_name, stopped, stopwatch
+from .offline_reasons import create_reasons
+from .offline_recover import settle
+
+OK = "ok, disks only"
+
+
+def create(place: VMPlace, name: str, description: str = "", *, client: str = "", wait: bool = True) -> Done:
+    """Take a snapshot of the images of a VM that doesn't run.
+
+    Prerequisites: ``name`` is a name and free; :func:`~.offline_reasons.create_reasons` finds nothing.
+    Effects on success: every image holds the snapshot under one tag; it is in the catalog with ``memory`` "none", and
+    current.
+    Effects on failure: none; what was written of it is removed again, now or by the next command.
+
+    :raises BadName, UsageError, NameTaken, NotReady, VMRuns, Busy, Refused: before anything was changed.
+    :raises ImageError: where qemu-img can't.
+    """
+    from .create import check_description  # noqa: PLC0415  asyncio
+
+    check_name(name)
+    check_description(description)
+    client = client or client_name()
+    with stopped(place, wait=wait) as vm:
+        clock = stopwatch()
+        settle(vm)
+        if vm.catalog.by_name(name) is not None:
+            raise NameTaken(
+                f"There is a snapshot {printable(name)} already.", "Choose another name, or delete or rename that one."
+            )
+        reasons = create_reasons(vm)
+        if reasons:
+            raise NotReady(
+                f"The VM {place.name} cannot be snapshotted now: {reasons[0].message}", reasons[0].remedy, reasons
+            )
+        plan = _plan(vm, name, description)
+        vm.catalog.begin(Journal("offline-create", time.time_ns(), client, plan))
+        trace.point("offline-create.begun")
+        try:
+            for device in vm.disks:
+                vm.create_tag(device, plan["tag"])
+                trace.point("offline-create.one")
+            trace.point("offline-create.all")
+            snapshot = finish(vm, plan, client, clock=clock, result=OK)
+        except SnaptreeError as error:
+            undo(vm, plan, client, clock=clock, why=str(error))  # where it fails, the journal keeps it
+            error.remedy = error.remedy or "Nothing is left of it; the VM and its snapshots are as they were."
+            raise
+        trace.point("offline-create.done")
+        return Done(snapshot, clock())
+
+
+def _plan(vm: Stopped, name: str, description: str) -> dict[str, Any]:
+    parent_id = vm.catalog.current().id or NIL
+    id = new_id()
+    return {
+        "id": id,
+        "name": name,
+        "parent_id": parent_id,
+        "tag": format_tag(name, id, parent_id),
+        "memory": "none",
+        "vm_state_size": 0,
+        "vmstate_device": "",
+        "devices": [asdict(device) for device in vm.disks.values()],
+        "machine": asdict(Machine()),
+        "description": description,
+        "automatic": False,
+        "flaw": "",
+    }
+
+
+def whole(vm: Stopped, plan: Mapping[str, Any]) -> Snapshot:
+    """Return the snapshot as the images hold it.
+
+    :raises ImageError: where not each of them holds it, once.
+    """
+    entries = []
+    for recorded in plan["devices"]:
+        found = [entry for entry in vm.table(recorded["device"]) if entry.tag == plan["tag"]]
+        if len(found) != 1:
+            raise ImageError(f"{recorded['device']} holds {plan['tag']} {len(found)} times.")
+        entries.append(found[0])
+    # qemu-img dates each image by itself; the last one makes the snapshot whole.
+    devices = [
+        {**device, "size": entry.disk_size or device["size"]}
+        for device, entry in zip(plan["devices"], entries, strict=True)
+    ]
+    last = entries[-1]
+    return from_record({**plan, "devices": devices, "created_ns": last.date_ns, "vm_clock_ns": last.vm_clock_ns})
+
+
+def finish(
+    vm: Stopped, plan: Mapping[str, Any], client: str, *, clock: Callable[[], float] = lambda: 0.0, result: str
+) -> Snapshot:
+    """Note that the snapshot was created, and is current.
+
+    :raises ImageError: where it is not whole.
+    """
+    snapshot = whole(vm, plan)
+    vm.append_lineage(create_record(snapshot))
+    trace.point("offline-create.noted")
+    entry = vm.entry("create", snapshot.name, snapshot.id, client, clock=clock, result=result)
+    vm.catalog.created(snapshot, entry)
+    return snapshot
+
+
+def undo(
+    vm: Stopped, plan: Mapping[str, Any], client: str, *, clock: Callable[[], float] = lambda: 0.0, why: str
+) -> None:
+    """Remove what a create has written, and end it in the journal.
+
+    Effects on failure: the journal keeps it, and the next command tries again.
+    """
+    for recorded in plan["devices"]:
+        vm.delete_tag(recorded["device"], plan["tag"])
+    vm.append_lineage(delete_record([plan["id"]]))
+    vm.catalog.ended(vm.entry("create", plan["name"], plan["id"], client, clock=clock, result=f"failed: {why}"))

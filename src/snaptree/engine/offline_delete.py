@@ -1,0 +1,103 @@
+"""delete, for a VM that doesn't run: snapshots off its images.  Not for: choosing them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from ..catalog.history import Journal
+from ..catalog.lineage import delete_record
+from ..model.errors import ImageError, Refused, SnaptreeError
+from ..model.names import printable
+from ..model.snapshot import Snapshot
+from ..model.tree import subtree
+from ..places.places import VMPlace
+from . import trace
+from .entries import is_of, strangers
+from .offline_hold import Stopped, client_name, stopped, stopwatch
+from .offline_recover import settle
+
+
+def delete(
+    place: VMPlace,
+    *,
+    name: str | None = None,
+    id: str | None = None,
+    children: bool = False,
+    client: str = "",
+    wait: bool = True,
+) -> tuple[list[Snapshot], float]:
+    """Delete a snapshot from all images of a VM that doesn't run; with ``children`` everything below it too.
+
+    Prerequisites: the snapshot is there, and every image can be read.
+    Effects on success: no image holds it, the catalog neither; its children go to its parent; where it was current its
+    parent is.
+    Effects on failure: as of :func:`.delete.delete`.
+
+    :return: what is gone, the one that was named first; and how many milliseconds it took.
+    :raises NoSuchSnapshot, AmbiguousId, UsageError, VMRuns, Busy, Refused: before anything was changed.
+    :raises ImageError: where qemu-img can't.
+    """
+    client = client or client_name()
+    with stopped(place, wait=wait) as vm:
+        clock = stopwatch()
+        settle(vm)
+        snapshot = vm.catalog.find(name=name, id=id)
+        doomed = subtree(vm.catalog.snapshots(), snapshot.id) if children else [snapshot]
+        _check(vm, doomed)
+        vm.catalog.begin(Journal("delete", time.time_ns(), client, {"ids": [s.id for s in doomed]}))
+        trace.point("offline-delete.begun")
+        try:
+            perform(vm, doomed, client, clock=clock)
+        except SnaptreeError as error:
+            result = f"failed: {error}"
+            vm.catalog.ended(vm.entry("delete", snapshot.name, snapshot.id, client, clock=clock, result=result))
+            raise
+        return doomed[::-1], clock()
+
+
+def perform(vm: Stopped, doomed: Sequence[Snapshot], client: str, *, clock: Callable[[], float] = lambda: 0.0) -> None:
+    """Delete snapshots one after the other, children first; each is gone from the catalog before the next begins.
+
+    :raises ImageError: where qemu-img could not; those before it are gone.
+    """
+    for snapshot in doomed:
+        for device in vm.disks:
+            if any(is_of(snapshot, entry) for entry in vm.table(device)):
+                vm.delete_tag(device, snapshot.tag)
+                trace.point("offline-delete.one")
+        trace.point("offline-delete.removed")
+        vm.append_lineage(delete_record([snapshot.id]))
+        entry = vm.entry("delete", snapshot.name, snapshot.id, client, clock=clock, result="ok")
+        vm.catalog.deleted([snapshot.id], [entry], last=snapshot is doomed[-1])
+    trace.point("offline-delete.done")
+
+
+def resume(vm: Stopped, ids: Sequence[str], client: str) -> str:
+    """Finish a delete that was cut off; return what was done."""
+    doomed = [snapshot for id in ids if (snapshot := vm.catalog.by_id(id)) is not None]
+    if not doomed:
+        vm.catalog.ended()
+        return ""
+    perform(vm, doomed, client)
+    return f"The delete of {', '.join(snapshot.name for snapshot in doomed)}, which was cut off, has been finished."
+
+
+def _check(vm: Stopped, doomed: Sequence[Snapshot]) -> None:
+    """Make sure that all images can be read, and that no name stands for two snapshots.
+
+    :raises Refused: where not; nothing was changed.
+    """
+    for device in vm.disks:
+        try:
+            table = vm.table(device)
+        except ImageError as error:
+            raise Refused(f"Nothing can be deleted: {error.message}", error.remedy) from error
+        for snapshot in doomed:
+            same = strangers(snapshot, table)
+            if same and any(is_of(snapshot, entry) for entry in table):
+                raise Refused(
+                    f"{device} holds another snapshot under the tag {printable(snapshot.tag, 255)} of {snapshot.name},"
+                    " and qemu-img cannot tell them apart.",
+                    "Delete the other one by its id in QEMU (`delvm`), or this one after that.",
+                )

@@ -1,0 +1,121 @@
+"""load, for a VM that doesn't run: its disks go back, and nothing else.  Not for: RAM, which only a QEMU can take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..catalog.history import Journal
+from ..catalog.lineage import load_record
+from ..model.errors import LoadIncomplete, NoSuchSnapshot, NotReady, SnaptreeError
+from ..model.snapshot import Snapshot
+from ..places.places import VMPlace
+from . import images, trace
+from .offline_hold import Done, Stopped, client_name, listed, stopped, stopwatch
+from .offline_reasons import load_reasons
+from .offline_recover import settle
+
+OK = "ok, disks only"
+
+
+def load(
+    place: VMPlace,
+    *,
+    name: str | None = None,
+    id: str | None = None,
+    allow_resize: bool = False,
+    client: str = "",
+    wait: bool = True,
+) -> Done:
+    """Bring the images of a VM that doesn't run back to a snapshot.
+
+    Prerequisites: :func:`~.offline_reasons.load_reasons` finds nothing.
+    Effects on success: every image is as it was; the snapshot is current.  RAM of a snapshot that has it is not loaded:
+    the VM starts cold from these disks, as after a power cut at that moment.
+    Effects on failure: none before the first image was changed.  After it, the VM is marked as broken and says which
+    image is in which state, until a load is whole.
+
+    :raises NoSuchSnapshot, AmbiguousId, UsageError, NotReady, VMRuns, Busy, Refused: before anything was changed.
+    :raises LoadIncomplete: where it stopped half way.
+    """
+    client = client or client_name()
+    with stopped(place, wait=wait) as vm:
+        clock = stopwatch()
+        settle(vm)
+        snapshot = vm.catalog.find(name=name, id=id)
+        reasons = load_reasons(vm, snapshot, allow_resize=allow_resize)
+        if reasons:
+            raise NotReady(f"{snapshot.name} cannot be loaded now: {reasons[0].message}", reasons[0].remedy, reasons)
+        plan = {"id": snapshot.id, "name": snapshot.name, "tag": snapshot.tag, "devices": list(vm.disks)}
+        vm.catalog.begin(Journal("offline-load", time.time_ns(), client, plan))
+        trace.point("offline-load.begun")
+        vm.catalog.set_step("reverting", plan)
+        trace.point("offline-load.reverting")
+        perform(vm, plan, client, clock=clock)
+        finish(vm, snapshot, client, clock=clock, result=OK)
+        trace.point("offline-load.done")
+        return Done(snapshot, clock())
+
+
+def perform(vm: Stopped, plan: Mapping[str, Any], client: str, *, clock: Callable[[], float] = lambda: 0.0) -> None:
+    """Bring each image back; doing so again is the same.
+
+    :raises LoadIncomplete: where it stopped; the VM is marked as broken, and the journal has ended.
+    """
+    for device in plan["devices"]:
+        try:
+            vm.apply_tag(device, plan["tag"])
+        except (SnaptreeError, KeyError) as error:
+            mark_broken(vm, plan, client, clock=clock, why=str(error))
+            raise LoadIncomplete(
+                f"The load of {plan['name']} failed half way: {error} {vm.catalog.broken()}",
+                f"Mend the cause and load {plan['name']} again, or load another snapshot; any whole load makes the VM"
+                " whole.",
+            ) from error
+        trace.point("offline-load.one")
+    trace.point("offline-load.all")
+
+
+def finish(
+    vm: Stopped, snapshot: Snapshot, client: str, *, clock: Callable[[], float] = lambda: 0.0, result: str
+) -> None:
+    """Note that the snapshot was loaded, and is current."""
+    vm.append_lineage(load_record(snapshot.id))
+    trace.point("offline-load.noted")
+    vm.catalog.loaded(snapshot.id, vm.entry("load", snapshot.name, snapshot.id, client, clock=clock, result=result))
+
+
+def resume(vm: Stopped, plan: Mapping[str, Any], step: str, client: str) -> str:
+    """Finish or undo a load that was cut off; return what was done.
+
+    :raises LoadIncomplete: where it cannot go on.
+    """
+    name = plan["name"]
+    if step != "reverting":
+        vm.catalog.ended(vm.entry("load", name, plan["id"], client, result="failed: cut off; undone"))
+        return f"The load of {name}, which was cut off, had changed nothing."
+    snapshot = vm.catalog.by_id(plan["id"])
+    if snapshot is None:
+        raise NoSuchSnapshot(f"There is no snapshot {name} any more, whose load was cut off.")
+    perform(vm, plan, client)
+    finish(vm, snapshot, client, result=f"{OK}, finished afterwards")
+    return f"The load of {name}, which was cut off, has been finished: all disks are at {name}, without RAM."
+
+
+def mark_broken(
+    vm: Stopped, plan: Mapping[str, Any], client: str, *, clock: Callable[[], float] = lambda: 0.0, why: str
+) -> None:
+    """Note durably that the disks don't belong together, and end the load in the journal."""
+    at = {device: _is_at(vm, device, plan["tag"]) for device in plan["devices"]}
+    there = [device for device, found in at.items() if found]
+    others = [device for device, found in at.items() if not found]
+    words = [f"{listed(there)} at {plan['name']}"] * bool(there) + [f"{listed(others)} not"] * bool(others)
+    broken = f"The disks don't belong together: {', '.join(words)}."
+    entry = vm.entry("load", plan["name"], plan["id"], client, clock=clock, result=f"incomplete: {why}")
+    vm.catalog.broke(broken, entry)
+
+
+def _is_at(vm: Stopped, device: str, tag: str) -> bool:
+    recorded = vm.disks.get(device)
+    return recorded is not None and images.at_snapshot(recorded.file, tag) is True

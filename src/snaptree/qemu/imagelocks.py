@@ -1,0 +1,100 @@
+"""Holding disk images as a QEMU that writes to them would.  Not for: changing them.
+
+Whoever has an image open holds, by open file description locks (fcntl(2)), a read lock on one byte for each thing that
+it does with the image (``RAW_LOCK_PERM_BASE`` in QEMU's block/file-posix.c), and one for each thing that it lets nobody
+else do (``RAW_LOCK_SHARED_BASE``); then it looks for others' locks that contradict its own.  So do we.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from ..model.errors import Refused
+from ..model.names import printable
+
+# QEMU's block/file-posix.c
+RAW_LOCK_PERM_BASE = 100
+RAW_LOCK_SHARED_BASE = 200
+
+# Bits of QEMU's block permissions (include/block/block-common.h): what a writable qcow2 image does with its file.
+_CONSISTENT_READ, _WRITE, _RESIZE = 0, 1, 3
+_DONE = (_CONSISTENT_READ, _WRITE, _RESIZE)
+_FOR_US_ALONE = (_WRITE, _RESIZE)
+
+# struct flock of 64-bit Linux: l_type, l_whence, l_start, l_len, l_pid
+_FLOCK = struct.Struct("hh4xqqi4x")
+
+
+@dataclass(frozen=True, slots=True)
+class HeldImages:
+    """Images that no QEMU can open for writing now.
+
+    :param fds: the descriptor of each image; a child that inherits them holds the locks too, until both have ended.
+    """
+
+    fds: Mapping[str, int]
+
+    def sync(self, file: str) -> None:
+        """Write back what the host's page cache holds of an image."""
+        os.fdatasync(self.fds[file])
+
+
+@contextmanager
+def held(files: Iterable[str]) -> Iterator[HeldImages]:
+    """Hold all of these images, or none.
+
+    :raises Refused: where one is in use, or cannot be opened; nothing is held then.
+    """
+    with ExitStack() as stack:
+        fds: dict[str, int] = {}
+        for file in sorted(set(files)):
+            fds[file] = _open(file)
+            stack.callback(os.close, fds[file])
+            _lock(fds[file], file)
+        for file, fd in fds.items():
+            _look(fd, file)
+        yield HeldImages(fds)
+
+
+def _open(file: str) -> int:
+    try:
+        return os.open(file, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError as error:
+        raise Refused(
+            f"The image {printable(file, 400)} cannot be opened for writing: {error.strerror}.",
+            "Put it back, or check who may write there.",
+        ) from error
+
+
+def _lock(fd: int, file: str) -> None:
+    ours = [RAW_LOCK_PERM_BASE + bit for bit in _DONE] + [RAW_LOCK_SHARED_BASE + bit for bit in _FOR_US_ALONE]
+    for byte in ours:
+        try:
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, byte, 1, 0))
+        except (BlockingIOError, PermissionError) as error:
+            raise _in_use(file) from error
+        except OSError as error:
+            raise Refused(
+                f"The image {printable(file, 400)} cannot be locked: {error.strerror}.",
+                "Without locks a QEMU could open it meanwhile; put it on a file system that has them.",
+            ) from error
+
+
+def _look(fd: int, file: str) -> None:
+    against = [RAW_LOCK_SHARED_BASE + bit for bit in _DONE] + [RAW_LOCK_PERM_BASE + bit for bit in _FOR_US_ALONE]
+    for byte in against:
+        # Our own locks, on the same description, don't count.
+        asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
+        if _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked))[0] != fcntl.F_UNLCK:
+            raise _in_use(file)
+
+
+def _in_use(file: str) -> Refused:
+    return Refused(
+        f"The image {printable(file, 400)} is in use by another process.", "End what uses the image, and try again."
+    )
