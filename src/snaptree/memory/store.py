@@ -1,0 +1,233 @@
+"""The store of a VM's RAM pages: its snapshots, their maps, reading them.  Not for: the formats, or how a write goes.
+
+Every snapshot has a map from pages to slots.  It begins as a copy of its base's, and a slot is only ever shared along
+unbroken lines from bases to those that began with them: so what nobody beside a snapshot in this tree has, nobody has.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from ..model.errors import PagesDamaged, PageStoreError
+from ..model.ids import is_id
+from ..places.files import private_directory
+from . import cleaning, delete, disk, runs, verify
+from .index import (
+    DELETING,
+    FREED,
+    HEADER_MAX,
+    INDEX,
+    INDEX_MAX,
+    STAGED,
+    IndexHeader,
+    NewerVersion,
+    parse_header,
+    parse_root,
+)
+from .map import Leaves, PageMap
+from .pages import Bytes, Layout, Slots
+from .segment import parse_name
+from .segments import Segments
+from .writer import Writer
+
+if TYPE_CHECKING:
+    from .runs import MapRun
+    from .verify import Damage, Seen, Unused
+
+_HEAD_GUESS: Final = 1024
+_MAPS_MAX: Final = 32
+
+
+class PageStore:
+    """A store, open.  One thread may change it at a time; others may read meanwhile.
+
+    :ivar trace: called with the name of each step that a crash may come after.
+    """
+
+    def __init__(self, directory: Path, trace: Callable[[str], None] | None = None) -> None:
+        self.directory = directory
+        self.trace = trace or (lambda name: None)
+        names = {entry.name for entry in os.scandir(directory)}
+        self.staged = sorted(name for name in names if name.endswith(STAGED))
+        self.segments = Segments(directory, filter(parse_name, names))
+        self.leaves = Leaves(self.segments)
+        self.headers: dict[str, IndexHeader | PageStoreError] = {}
+        """Of each snapshot: its header, or why that cannot be read."""
+        self.pending: dict[str, str] = {}
+        """Of each snapshot whose delete has begun: DELETING or FREED."""
+        self.writing: Writer | None = None
+        self._maps: OrderedDict[str, PageMap] = OrderedDict()
+        self._lock = threading.Lock()
+        for name in names:
+            id, suffix = os.path.splitext(name)
+            if is_id(id) and suffix in (DELETING, FREED):
+                self.pending[id] = suffix
+            elif is_id(id) and suffix == INDEX:
+                self.headers[id] = self.read_header(id, INDEX)
+
+    @classmethod
+    def open(cls, directory: Path, *, clean: bool, trace: Callable[[str], None] | None = None) -> PageStore:
+        """Open the store in a directory, which is made where it is missing.
+
+        :param clean: remove what a crash has left, and end deletes that it broke off.  Only for the one process that
+            may change the store; others see it as it is.
+        :raises PageStoreError: where the directory cannot be read, or, with ``clean``, be written.
+        :raises SnaptreeError: where it is no private directory of ours.
+        """
+        private_directory(directory)
+        with disk.failing("The page store cannot be opened", directory):
+            store = cls(directory, trace)
+            if clean:
+                cleaning.clean(store)
+        return store
+
+    def close(self) -> None:
+        """Close all files, and abort a write."""
+        if self.writing is not None:
+            self.writing.abort()
+        self.segments.close()
+
+    def path(self, id: str, suffix: str = INDEX) -> Path:
+        """Return where a snapshot's index lies."""
+        return self.directory / f"{id}{suffix}"
+
+    def ids(self) -> set[str]:
+        """Return the ids of all snapshots, damaged ones too."""
+        return set(self.headers)
+
+    def has(self, id: str) -> bool:
+        """Say whether there is a snapshot of that id."""
+        return id in self.headers
+
+    def base(self, id: str) -> str | None:
+        """Return the snapshot that this one shares pages with; ``None`` where there is none, or it is not known."""
+        header = self.headers[id]
+        base = header.base if isinstance(header, IndexHeader) else None
+        return base if base in self.headers else None
+
+    def children(self, id: str) -> set[str]:
+        """Return the snapshots that began with this one's pages."""
+        return {name for name, header in self.headers.items() if isinstance(header, IndexHeader) and header.base == id}
+
+    def map(self, id: str) -> PageMap:
+        """Return a snapshot's map.
+
+        :raises PagesDamaged: where its index is missing or damaged.
+        :raises PageStoreError: where it cannot be read.
+        """
+        with self._lock:
+            found = self._maps.get(id)
+            if found is None:
+                if id not in self.headers:
+                    raise PagesDamaged(f"{self.path(id)} is missing: the pages of this snapshot are not there.")
+                found = self._maps[id] = self.read_map(id, INDEX)
+                if len(self._maps) > _MAPS_MAX:
+                    self._maps.popitem(last=False)
+            self._maps.move_to_end(id)
+            return found
+
+    def read(self, slots: Slots, out: Bytes) -> None:
+        """Read pages into ``out``, and verify every checksum; slot 0 is a page of zeros.
+
+        :param slots: in any order; ascending ones are read fastest.
+        :param out: of the shape (len(slots), PAGE), contiguous.
+        :raises PagesDamaged: where a page is missing or not what was written; ``out`` then holds anything.
+        """
+        self.segments.read(slots, out)
+
+    def writer(self, id: str, base: str | None, layout: Layout) -> Writer:
+        """Begin to write a snapshot; nothing is there until its commit.
+
+        :param base: the snapshot that it shares pages with: pages that are not put are as there.  With ``None`` they
+            are zero.
+        :raises PagesDamaged: where the base's index is damaged.
+        :raises PageStoreError: where the store is full.
+        :raises ValueError: where the id is there, the base is of another layout, or another write goes on.
+        """
+        if self.writing is not None or not is_id(id) or id in self.headers or id in self.pending:
+            raise ValueError(f"{id} cannot be written")
+        self.writing = Writer(self, id, None if base is None else self.map(base), layout)
+        return self.writing
+
+    def delete(self, id: str) -> None:
+        """Delete a snapshot, and give the space back that it alone uses.  Where it is not there, nothing is done.
+
+        Once it has begun it is no snapshot any more.  Where it fails or dies in the middle, delete it again, or open
+        the store with ``clean``: both end it.
+
+        :raises PageStoreError: where the store cannot be written, or holds an index that cannot be read now.
+        :raises ValueError: where a write goes on that has it as base.
+        """
+        if self.writing is not None and self.writing.base_id == id:
+            raise ValueError(f"{id} is the base of the snapshot that is being written")
+        delete.delete(self, id)
+
+    def runs(self, id: str, block: str) -> Iterator[MapRun]:
+        """Yield how to map a block of RAM; see :func:`snaptree.memory.runs.runs`."""
+        return runs.runs(self, self.map(id), block)
+
+    def verify(self, id: str, *, content: bool, seen: Seen | None = None) -> list[Damage]:
+        """Return everything that is wrong with a snapshot; see :func:`snaptree.memory.verify.verify`."""
+        return verify.verify(self, id, content=content, seen=seen)
+
+    def usage(self) -> int:
+        """Return how many bytes the store takes on the disk."""
+        with disk.failing("The page store cannot be read", self.directory):
+            return verify.usage(self.directory)
+
+    def unreferenced(self) -> list[Unused]:
+        """Return what no snapshot uses; see :func:`snaptree.memory.verify.unreferenced`."""
+        return verify.unreferenced(self)
+
+    def forget(self, id: str) -> None:
+        """Forget what was read of a snapshot's index."""
+        with self._lock:
+            self._maps.pop(id, None)
+
+    def read_header(self, id: str, suffix: str) -> IndexHeader | PageStoreError:
+        """Read a header; return what is wrong where that fails."""
+        try:
+            with self._index(id, suffix) as fd:
+                data = disk.read(fd, _HEAD_GUESS, 0)
+                if len(data) == _HEAD_GUESS:
+                    size = int.from_bytes(data[12:16], "little")
+                    if _HEAD_GUESS < size <= HEADER_MAX:
+                        data = disk.read(fd, size, 0)
+                return _of(id, parse_header(data))
+        except PageStoreError as error:
+            return error
+
+    def read_map(self, id: str, suffix: str) -> PageMap:
+        """Read a map anew."""
+        with self._index(id, suffix) as fd:
+            data = disk.read(fd, min(os.fstat(fd).st_size, INDEX_MAX) + 1, 0)
+            header = _of(id, parse_header(data))
+            return PageMap(header, parse_root(header, data), self.leaves)
+
+    @contextmanager
+    def _index(self, id: str, suffix: str) -> Iterator[int]:
+        """Open an index; put its path into what is raised inside."""
+        path = self.path(id, suffix)
+        with disk.failing("It cannot be read", path):
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            except FileNotFoundError:
+                raise PagesDamaged(f"{path} is missing.") from None
+            try:
+                yield fd
+            except (PagesDamaged, NewerVersion) as error:
+                raise type(error)(f"{path}: {error.message}", error.remedy) from None
+            finally:
+                os.close(fd)
+
+
+def _of(id: str, header: IndexHeader) -> IndexHeader:
+    if header.id != id:
+        raise PagesDamaged(f"It is the index of {header.id}.")
+    return header
