@@ -40,8 +40,8 @@ def from_record(record: dict[str, Any]) -> Snapshot:
     """
     machine = dict(record["machine"])
     machine["devices"] = tuple(machine["devices"])
-    values = {column: record[column] for column in COLUMNS}
+    values = {column: record[column] for column in COLUMNS if column in record}
     values["devices"] = tuple(Device(**device) for device in record["devices"])
     values["machine"] = Machine(**machine)
-    values["automatic"] = bool(record["automatic"])
+    values["automatic"] = bool(record.get("automatic", False))
     return Snapshot(**values)

@@ -39,7 +39,8 @@ CREATE TABLE snapshots (
     machine        TEXT NOT NULL,
     description    TEXT NOT NULL,
     automatic      INTEGER NOT NULL CHECK (automatic IN (0, 1)),
-    flaw           TEXT NOT NULL
+    flaw           TEXT NOT NULL,
+    memory_why     TEXT NOT NULL
 ) STRICT;
 
 CREATE INDEX snapshots_parent ON snapshots (parent_id);

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..catalog.catalog import Current
 from ..catalog.history import Journal
@@ -16,7 +17,7 @@ from ..catalog.rows import from_record
 from ..model.errors import NameTaken, NotReady, QEMUFailed, QEMUGone, SnaptreeError, UsageError
 from ..model.ids import NIL, new_id
 from ..model.names import check_name, printable
-from ..model.snapshot import Device, Memory, Snapshot
+from ..model.snapshot import Device, Snapshot
 from ..model.tags import format_tag
 from ..qemu.blockdevs import BlockDevice
 from ..qemu.blockers import choose_vmstate_device
@@ -24,8 +25,12 @@ from ..qemu.facts import Facts
 from ..qemu.jobs import new_job_id, run_job
 from . import images, tags, trace
 from .pause import Pause, paused
+from .ramway import ignoring_shared, in_thread, memory_now
 from .status import create_reasons
 from .vm import VM, ClockSeen, Stopwatch
+
+if TYPE_CHECKING:
+    from .taking import Taking
 
 DESCRIPTION_MAX = 4096
 
@@ -64,12 +69,23 @@ async def create(vm: VM, name: str, description: str = "", *, client: str, wait:
             raise NameTaken(
                 f"There is a snapshot {printable(name)} already.", "Choose another name, or delete or rename that one."
             )
-        await asyncio.to_thread(images.flush, vm.files())
-        async with vm.exclusive():
-            plan = await _prepare(vm, name, description, client)
-            trace.point("create.begun")
-            pause = await _undoing(vm, plan, client, clock, _save(vm, plan, clock))
-        snapshot = await _undoing(vm, plan, client, clock, _finish(vm, plan, client, clock))
+        id = new_id()
+        plan: Plan | None = None
+        async with _taking(vm, id) as taking:
+            if taking is not None and await in_thread(taking.wants_round):
+                async with vm.exclusive():
+                    plan = await _prepare(vm, id, name, description, client)
+                await _undoing(vm, plan, client, clock, _copy(vm, taking, clock))
+            await asyncio.to_thread(images.flush, vm.files())
+            async with vm.exclusive():
+                if plan is None:
+                    plan = await _prepare(vm, id, name, description, client)
+                else:
+                    plan = await _undoing(vm, plan, client, clock, _prepare_again(vm, plan))
+                ram = taking if plan.snapshot["memory"] == "pages" else None
+                trace.point("create.begun")
+                pause = await _undoing(vm, plan, client, clock, _save(vm, plan, clock, ram))
+            snapshot = await _undoing(vm, plan, client, clock, _finish(vm, plan, client, clock, ram))
         trace.point("create.done")
         done = Done(snapshot, clock.duration_ms(), clock.pause_ms())
         vm.publish("SNAPSHOT_CREATED", {"name": name, "id": snapshot.id, "duration_ms": done.duration_ms})
@@ -80,17 +96,58 @@ async def create(vm: VM, name: str, description: str = "", *, client: str, wait:
         return done
 
 
-async def _prepare(vm: VM, name: str, description: str, client: str) -> Plan:
-    """Make sure that a snapshot can be taken, and note durably that it begins."""
+@asynccontextmanager
+async def _taking(vm: VM, id: str) -> AsyncIterator[Taking | None]:
+    """Begin to take RAM in pages, where that is this VM's way; what is not committed at the end leaves nothing."""
+    if vm.paged is None:
+        yield None
+        return
+    from .taking import Taking  # noqa: PLC0415  numpy, which is there where RAM is paged
+
+    current = await vm.disk(vm.catalog.current)
+    taking = await in_thread(Taking, vm.paged, id, current.id)
+    try:
+        yield taking
+    finally:
+        await asyncio.to_thread(taking.abort)
+
+
+async def _copy(vm: VM, taking: Taking, clock: Stopwatch) -> None:
+    """Copy RAM while the VM runs, until little is left that was written meanwhile."""
+    while await in_thread(taking.wants_round):
+        async with vm.exclusive(), paused(vm, clock):
+            await in_thread(taking.mark)
+            trace.point("create.marked")
+        await in_thread(taking.copy)
+        trace.point("create.copied")
+
+
+async def _facts(vm: VM) -> Facts:
+    """:raises NotReady: where no snapshot can be taken now."""
     facts = await vm.facts()
     reasons = create_reasons(vm, facts)
     if reasons:
         raise NotReady(
             f"The VM {vm.place.name} cannot be snapshotted now: {reasons[0].message}", reasons[0].remedy, reasons
         )
-    plan = await _plan(vm, name, description, facts)
+    return facts
+
+
+async def _prepare(vm: VM, id: str, name: str, description: str, client: str) -> Plan:
+    """Make sure that a snapshot can be taken, and note durably that it begins."""
+    plan = await _plan(vm, id, name, description, await _facts(vm))
     trace.point("create.planned")
     await vm.disk(vm.catalog.begin, Journal("create", time.time_ns(), client, plan.to_json()))
+    return plan
+
+
+async def _prepare_again(vm: VM, begun: Plan) -> Plan:
+    """Make sure that a snapshot can still be taken, of the VM as it is now."""
+    told = begun.snapshot
+    plan = await _plan(vm, told["id"], told["name"], told["description"], await _facts(vm))
+    plan = replace(plan, job_id=begun.job_id)
+    if plan != begun:
+        await vm.disk(vm.catalog.set_step, "begun", plan.to_json())
     return plan
 
 
@@ -106,7 +163,10 @@ async def _undoing(vm: VM, plan: Plan, client: str, clock: Stopwatch, work: Coro
         raise
 
 
-async def _finish(vm: VM, plan: Plan, client: str, clock: Stopwatch) -> Snapshot:
+async def _finish(vm: VM, plan: Plan, client: str, clock: Stopwatch, taking: Taking | None) -> Snapshot:
+    if taking is not None:
+        await in_thread(taking.commit)
+        trace.point("create.kept")
     snapshot = await finish(vm, plan, stopped_at_s=clock.stopped_at_s)
     trace.point("create.whole")
     entry = await vm.entry("create", snapshot.name, snapshot.id, client, clock=clock)
@@ -134,20 +194,20 @@ class Plan:
         return str(self.snapshot["tag"])
 
 
-async def _plan(vm: VM, name: str, description: str, facts: Facts) -> Plan:
+async def _plan(vm: VM, id: str, name: str, description: str, facts: Facts) -> Plan:
     current = await vm.disk(vm.catalog.current)
     parent_id = current.id or NIL
-    id = new_id()
     vmstate = choose_vmstate_device(facts)
     assert vmstate is not None  # create_reasons says so otherwise
     devices = tuple(Device(d.device, d.node, d.file, d.size) for d in facts.devices)
-    memory: Memory = "full"
+    memory, why = memory_now(vm, facts)
     snapshot = {
         "id": id,
         "name": name,
         "parent_id": parent_id,
         "tag": format_tag(name, id, parent_id),
         "memory": memory,
+        "memory_why": why,
         "vmstate_device": vmstate.device,
         "devices": [asdict(d) for d in devices],
         "machine": asdict(facts.machine),
@@ -156,21 +216,31 @@ async def _plan(vm: VM, name: str, description: str, facts: Facts) -> Plan:
     return Plan(snapshot, tuple(d.node for d in facts.devices), vmstate.node, new_job_id(), facts.running)
 
 
-async def _save(vm: VM, plan: Plan, clock: Stopwatch) -> Pause:
+async def _save(vm: VM, plan: Plan, clock: Stopwatch, taking: Taking | None) -> Pause:
     async with paused(vm, clock) as pause:
         if pause.was_running != plan.was_running:
             plan = replace(plan, was_running=pause.was_running)
             await vm.disk(vm.catalog.set_step, "begun", plan.to_json())
         trace.point("create.paused")
-        await run_job(
-            vm.session,
-            "snapshot-save",
-            {"tag": plan.tag, "vmstate": plan.vmstate_node, "devices": list(plan.nodes)},
-            plan.job_id,
-        )
+        if taking is None:
+            await _save_state(vm, plan)
+        else:
+            async with ignoring_shared(vm.session):
+                # QEMU writes nothing into guest RAM while it saves, so both are of the one moment.
+                saved, taken = await asyncio.gather(
+                    _save_state(vm, plan), in_thread(taking.last), return_exceptions=True
+                )
+            for failure in (saved, taken):
+                if isinstance(failure, BaseException):
+                    raise failure
         pause.check_untouched()
         trace.point("create.saved")
     return pause
+
+
+async def _save_state(vm: VM, plan: Plan) -> None:
+    arguments = {"tag": plan.tag, "vmstate": plan.vmstate_node, "devices": list(plan.nodes)}
+    await run_job(vm.session, "snapshot-save", arguments, plan.job_id)
 
 
 async def finish(vm: VM, plan: Plan, *, stopped_at_s: float | None = None) -> Snapshot:
@@ -181,6 +251,8 @@ async def finish(vm: VM, plan: Plan, *, stopped_at_s: float | None = None) -> Sn
     :raises QEMUFailed: where it is not whole.
     """
     snapshot = whole(plan, await vm.devices())
+    if snapshot.memory == "pages" and not await in_thread(lambda: vm.store().has(snapshot.id)):
+        raise QEMUFailed(f"The RAM pages of {snapshot.name} are not in the page store.")
     await asyncio.to_thread(images.flush, [d.file for d in snapshot.devices])
     snapshot = await _doubt_parent(vm, snapshot, stopped_at_s)
     await vm.append_lineage(create_record(snapshot))
@@ -248,6 +320,7 @@ async def undo(vm: VM, plan: Plan, client: str, clock: Stopwatch, why: str) -> N
     name, id = plan.snapshot["name"], plan.snapshot["id"]
     # A save that fails cleans up by name in QEMU, and not always whole; ours is the only snapshot of this tag.
     await tags.remove(vm, plan.tag)
+    await forget_pages(vm, id)
     await vm.append_lineage(delete_record([id]))
     entry = await vm.entry("create", name, id, client, clock=clock, result=f"failed: {why}")
     await vm.disk(vm.catalog.ended, entry)
@@ -255,6 +328,23 @@ async def undo(vm: VM, plan: Plan, client: str, clock: Stopwatch, why: str) -> N
         "SNAPSHOT_FAILED",
         {"name": name, "id": id, "duration_ms": entry.duration_ms, "operation": "create", "error": why},
     )
+
+
+async def forget_pages(vm: VM, id: str) -> None:
+    """Take a snapshot's pages out of the page store, where they are there.
+
+    :raises PageStoreError: where that can't be; again goes on from there.
+    """
+    if vm.place.pages.exists():
+        await in_thread(_forget_pages, vm, id)
+
+
+def _forget_pages(vm: VM, id: str) -> None:
+    store = vm.store()
+    if store.has(id):
+        if vm.paged is not None:
+            vm.paged.forget(id)
+        store.delete(id)
 
 
 def check_description(description: str) -> None:

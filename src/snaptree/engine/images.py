@@ -10,6 +10,7 @@ from pathlib import Path
 from ..model.errors import ImageError
 from ..qcow2.image import Image, list_snapshots
 from ..qcow2.table import ImageSnapshot
+from ..qcow2.vmstate import VMStateHead
 from ..qemu.blockdevs import BlockDevice
 from ..qemu.blockgraph import QCOW2
 
@@ -42,6 +43,18 @@ def tables(devices: Iterable[BlockDevice]) -> dict[str, tuple[ImageSnapshot, ...
             return None
         found[device.device] = here
     return found
+
+
+def vm_state_head(file: str, tag: str) -> VMStateHead | None:
+    """Return what the head of a snapshot's VM state says; ``None`` where it cannot be read from here."""
+    try:
+        with Image.open(file) as image:
+            for snapshot in image.snapshots():
+                if snapshot.tag == tag:
+                    return image.vm_state_head(snapshot)
+    except (ImageError, OSError):
+        pass
+    return None
 
 
 def identities(devices: Iterable[BlockDevice]) -> dict[str, tuple[int, int]]:

@@ -5,20 +5,26 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..catalog.history import Journal
 from ..catalog.lineage import load_record
-from ..model.errors import LoadIncomplete, NotReady, QEMUFailed, QEMUGone
-from ..model.snapshot import Snapshot
+from ..model.errors import LoadIncomplete, NotReady, PageStoreError, QEMUFailed, QEMUGone
+from ..model.reason import Reason
+from ..model.snapshot import Memory, Snapshot
 from ..qemu.facts import Facts
 from ..qemu.jobs import dismiss, new_job_id, run_job
 from ..qemu.reset import reset_for_load
 from . import images, trace
 from .create import Done
 from .pause import Pause, paused
+from .ramway import ignoring_shared, in_thread
+from .ramway import load_reasons as ram_reasons
 from .status import load_reasons
 from .vm import VM, ClockSeen, Stopwatch
+
+if TYPE_CHECKING:
+    from .putting import Putting
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,7 @@ class Plan:
     files: dict[str, str]
     same: tuple[str, ...]
     was_running: bool
+    memory: Memory = "full"
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object for the journal."""
@@ -73,17 +80,12 @@ async def load(
         snapshot = await vm.disk(vm.catalog.find, name=name, id=id)
         await asyncio.to_thread(images.flush, vm.files())
         async with vm.exclusive():
-            facts = await vm.facts()
-            reasons = load_reasons(facts, snapshot, allow_resize=allow_resize)
-            if reasons:
-                raise NotReady(
-                    f"{snapshot.name} cannot be loaded now: {reasons[0].message}", reasons[0].remedy, reasons
-                )
+            facts, ram = await ready(vm, snapshot, allow_resize=allow_resize)
             plan = await asyncio.to_thread(_plan, snapshot, facts)
             trace.point("load.planned")
             await vm.disk(vm.catalog.begin, Journal("load", time.time_ns(), client, plan.to_json()))
             trace.point("load.begun")
-            stuck = await perform(vm, plan, facts, client, clock)
+            stuck = await perform(vm, plan, facts, ram, client=client, clock=clock)
         done = await finish(vm, plan, snapshot, client, clock)
         if stuck:
             raise QEMUFailed(
@@ -92,7 +94,48 @@ async def load(
         return done
 
 
-async def perform(vm: VM, plan: Plan, facts: Facts, client: str, clock: Stopwatch) -> str:
+async def ready(
+    vm: VM, snapshot: Snapshot, *, allow_resize: bool, way_back: bool = True
+) -> tuple[Facts, Putting | None]:
+    """Find out whether a snapshot can be loaded now, and make its RAM ready to be written.
+
+    :param way_back: RAM is of one moment now, so a load that fails early can put it back.
+    :raises NotReady: where it can't be; nothing was changed.
+    """
+    facts, (ram, unreadable) = await asyncio.gather(vm.facts(), _putting(vm, snapshot, way_back))
+    reasons = load_reasons(facts, snapshot, allow_resize=allow_resize)
+    if not reasons:
+        reasons = await asyncio.to_thread(_ram_reasons, vm, snapshot, facts)
+    if not reasons and unreadable is not None:
+        reasons = (Reason("pages-damaged", unreadable.message, "Load another snapshot; `snaptree check` says more."),)
+    if reasons:
+        raise NotReady(f"{snapshot.name} cannot be loaded now: {reasons[0].message}", reasons[0].remedy, reasons)
+    return facts, ram
+
+
+async def _putting(vm: VM, snapshot: Snapshot, way_back: bool) -> tuple[Putting | None, PageStoreError | None]:
+    """Read and check the pages that will be written, where RAM is kept in pages; or say why they can't be."""
+    if snapshot.memory != "pages" or vm.paged is None:
+        return None, None
+    from .putting import Putting  # noqa: PLC0415  numpy, which is there where RAM is paged
+
+    try:
+        if not await in_thread(vm.paged.fits, snapshot.id):
+            return None, None
+        ram = await in_thread(Putting, vm.paged, snapshot.id, way_back=way_back)
+        await in_thread(ram.prepare)
+    except PageStoreError as error:
+        return None, error
+    return ram, None
+
+
+def _ram_reasons(vm: VM, snapshot: Snapshot, facts: Facts) -> tuple[Reason, ...]:
+    here = {device.device: device for device in facts.devices}
+    head = images.vm_state_head(here[snapshot.vmstate_device].file, snapshot.tag)
+    return tuple(ram_reasons(vm, snapshot, head))
+
+
+async def perform(vm: VM, plan: Plan, facts: Facts, ram: Putting | None, *, client: str, clock: Stopwatch) -> str:
     """Let QEMU load, and find out how far it came where it could not.
 
     Prerequisites: the gate is closed, the journal has the plan.
@@ -106,7 +149,7 @@ async def perform(vm: VM, plan: Plan, facts: Facts, client: str, clock: Stopwatc
             plan = await _look_again(vm, plan, was_running=pause.was_running)
             trace.point("load.paused")
             pause.stay = True  # until it is known what QEMU has done
-            await _load_or_settle(vm, plan, facts, pause, client=client, clock=clock)
+            await _load_or_settle(vm, plan, facts, ram, pause, client=client, clock=clock)
             trace.point("load.loaded")
             await vm.disk(vm.catalog.set_step, "loaded", plan.to_json())
             vm.broken = ""
@@ -121,31 +164,44 @@ async def perform(vm: VM, plan: Plan, facts: Facts, client: str, clock: Stopwatc
     return pause.stuck
 
 
-async def _load_or_settle(vm: VM, plan: Plan, facts: Facts, pause: Pause, *, client: str, clock: Stopwatch) -> None:
-    """Let QEMU load; where it fails, decide whether the VM may continue."""
+async def _load_or_settle(
+    vm: VM, plan: Plan, facts: Facts, ram: Putting | None, pause: Pause, *, client: str, clock: Stopwatch
+) -> None:
+    """Put RAM back and let QEMU load; where that fails, decide whether the VM may continue."""
     try:
         if facts.reset_before_load:
             await reset_for_load(vm.session.execute, no_reboot=facts.host.no_reboot)
-        await run_job(
-            vm.session,
-            "snapshot-load",
-            {"tag": plan.tag, "vmstate": plan.vmstate_node, "devices": list(plan.nodes)},
-            plan.job_id,
-            keep=True,
-        )
+        if ram is None:
+            await _load_state(vm, plan)
+        else:
+            # RAM first: while it loads, QEMU reads what a device has in RAM (virtio's rings).
+            await in_thread(ram.write)
+            trace.point("load.ram")
+            async with ignoring_shared(vm.session):
+                await _load_state(vm, plan)
     except QEMUGone:
         raise
-    except QEMUFailed as error:
-        await failed(vm, plan, pause, client=client, clock=clock, why=str(error))
+    except (QEMUFailed, PageStoreError) as error:
+        await failed(vm, plan, ram, pause, client=client, clock=clock, why=str(error))
     trace.point("load.reverted")
     if pause.continued():
-        return  # another monitor continued the VM, QEMU did so too after the load, and the guest writes already
+        # Another monitor continued the VM, QEMU did so too after the load, and the guest writes already.
+        if vm.paged is not None and ram is not None:
+            vm.paged.settle(None)
+        return
     try:
+        if ram is not None:
+            await in_thread(ram.settle)
         await asyncio.to_thread(_verify, plan)
-    except QEMUFailed as error:
+    except (QEMUFailed, PageStoreError) as error:
         found = await asyncio.to_thread(states, plan)
         await mark_broken(vm, plan, found, client=client, clock=clock, why=str(error))
         raise LoadIncomplete(f"The load of {plan.name} failed half way: {error} {vm.broken}", remedy(plan)) from error
+
+
+async def _load_state(vm: VM, plan: Plan) -> None:
+    arguments = {"tag": plan.tag, "vmstate": plan.vmstate_node, "devices": list(plan.nodes)}
+    await run_job(vm.session, "snapshot-load", arguments, plan.job_id, keep=True)
 
 
 async def finish(vm: VM, plan: Plan, snapshot: Snapshot, client: str, clock: Stopwatch) -> Done:
@@ -174,6 +230,7 @@ def _plan(snapshot: Snapshot, facts: Facts) -> Plan:
         files=files,
         same=_same(files, snapshot.tag),
         was_running=facts.running,
+        memory=snapshot.memory,
     )
 
 
@@ -197,13 +254,16 @@ def _same(files: dict[str, str], tag: str) -> tuple[str, ...]:
 
 
 async def _look_again(vm: VM, plan: Plan, *, was_running: bool) -> Plan:
-    """Look at the disks now that nothing writes to them; journal what has changed meanwhile."""
+    """Look at the disks now that nothing writes to them.
+
+    The journal keeps what was seen before: a later supervisor that takes a device for reverted which was at the
+    snapshot anyway loads once more, and that is right too.
+    """
     same = await asyncio.to_thread(_same, plan.files, plan.tag)
-    if same == plan.same and was_running == plan.was_running:
-        return plan
-    plan = replace(plan, same=same, was_running=was_running)
-    await vm.disk(vm.catalog.set_step, "begun", plan.to_json())
-    return plan
+    if was_running != plan.was_running:
+        plan = replace(plan, was_running=was_running)
+        await vm.disk(vm.catalog.set_step, "begun", plan.to_json())
+    return replace(plan, same=same)
 
 
 def _verify(plan: Plan) -> None:
@@ -243,7 +303,9 @@ def certainly_untouched(found: dict[str, str]) -> bool:
     return "untouched" in words and words <= {"untouched", "same"}
 
 
-async def failed(vm: VM, plan: Plan, pause: Pause, *, client: str, clock: Stopwatch, why: str) -> None:
+async def failed(
+    vm: VM, plan: Plan, ram: Putting | None, pause: Pause, *, client: str, clock: Stopwatch, why: str
+) -> None:
     """Decide after a failed load whether the VM may continue.
 
     :raises QEMUFailed: where nothing was touched.
@@ -254,11 +316,18 @@ async def failed(vm: VM, plan: Plan, pause: Pause, *, client: str, clock: Stopwa
     for device in facts.closed:
         # A `cont` with an image that QEMU has closed as corrupt aborts QEMU 7.2.
         found[device] = "closed"
-    if certainly_untouched(found) and not facts.nodes_error:
+    if certainly_untouched(found) and not facts.nodes_error and (ram is None or await _put_back(ram)):
         pause.stay = False
         raise QEMUFailed(why, "No disk was changed.")
     await mark_broken(vm, plan, found, client=client, clock=clock, why=why)
     raise LoadIncomplete(f"The load of {plan.name} failed half way: {why} {vm.broken}", remedy(plan))
+
+
+async def _put_back(ram: Putting) -> bool:
+    try:
+        return await in_thread(ram.put_back)
+    except PageStoreError:
+        return False
 
 
 async def mark_broken(vm: VM, plan: Plan, found: dict[str, str], *, client: str, clock: Stopwatch, why: str) -> None:

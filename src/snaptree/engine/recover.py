@@ -13,8 +13,8 @@ from ..catalog.history import Journal
 from ..model.errors import LoadIncomplete, NotReady, QEMUFailed, SnaptreeError
 from ..qemu.jobs import dismiss_leftovers, find_job, wait_job
 from . import adopt, create, delete, load
-from .recover_offline import recover_offline
 from .ramway import stop_ignoring
+from .recover_offline import recover_offline
 from .vm import VM, Stopwatch
 
 log = logging.getLogger(__name__)
@@ -150,7 +150,7 @@ async def _roll_forward(vm: VM, plan: load.Plan, found: dict[str, str], journal:
         return vm.broken
     fresh = load.again(plan, facts)
     try:
-        await load.perform(vm, fresh, facts, ram, journal.client, clock)
+        await load.perform(vm, fresh, facts, ram, client=journal.client, clock=clock)
     except LoadIncomplete:
         return vm.broken
     except QEMUFailed as error:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from ..catalog import lineage
 from ..catalog.catalog import Catalog, Current
@@ -23,8 +23,12 @@ from ..qemu.blockdevs import BlockDevice
 from ..qemu.facts import Facts, StaticFacts, gather, gather_devices, gather_static, refresh
 from ..qemu.launch import Process
 from ..qemu.session import Event, Session
-from . import images
+from . import images, trace
 from .presence import Table
+
+if TYPE_CHECKING:
+    from ..memory.store import PageStore
+    from .paged import PagedRAM
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -53,6 +57,7 @@ class VM:
     :ivar busy: the operation under way, for people; empty where there is none.
     :ivar broken: why nothing may continue on the disks as they are (a load that failed half way); empty where all is
         well.
+    :ivar paged: the VM's RAM, where its snapshots are taken the pages way.
     :ivar memory_wanted: where the user wants RAM to be kept: "auto", "pages" or "full".
     :ivar memory_why: why RAM could not be put where the pages way needs it when QEMU was started, and what to do about
         it; empty where it could, and where somebody else started QEMU.
@@ -81,6 +86,8 @@ class VM:
         self.allow_raw = False
         self.memory_wanted = "auto"
         self.memory_why = ""
+        self.paged: PagedRAM | None = None
+        self._store: PageStore | None = None
         self.run_state = "running"
         self.resumed = 0
         self.stops = 0
@@ -114,6 +121,17 @@ class VM:
     def files(self) -> list[str]:
         """Return the images of the devices as they were when QEMU was last asked."""
         return [device.file for device in self.attached.values()]
+
+    def store(self) -> PageStore:
+        """Return the VM's page store; opened, which removes what a crash left in it, and made, when first asked for.
+
+        :raises PageStoreError: where it can't be.
+        """
+        if self._store is None:
+            from ..memory.store import PageStore  # noqa: PLC0415  numpy takes 100 ms
+
+            self._store = PageStore.open(self.place.pages, clean=True, trace=trace.point)
+        return self._store
 
     async def facts(self) -> Facts:
         """Ask QEMU about everything that decides whether a snapshot can be taken or loaded now."""
@@ -242,7 +260,11 @@ class VM:
             )
 
     def close(self) -> None:
-        """Close the catalog."""
+        """Let go of RAM, and close catalog and page store."""
+        if self.paged is not None:
+            self.paged.ram.close()
+        if self._store is not None:
+            self._store.close()
         self._disk.submit(self.catalog.close)
         self._disk.shutdown(wait=True)
 

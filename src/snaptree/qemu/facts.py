@@ -62,6 +62,7 @@ class Facts:
     :param blocked: why QEMU cannot save the state of its devices, each a sentence of QEMU's.
     :param capabilities: the migration capabilities that are on.
     :param host: what the host knows of the process.
+    :param shared_backends: the ids of the memory backends that QEMU shares (``share=on``).
     """
 
     static: StaticFacts
@@ -78,6 +79,17 @@ class Facts:
     blocked: tuple[str, ...] = ()
     capabilities: frozenset[str] = frozenset()
     host: Host = field(default_factory=Host)
+    shared_backends: tuple[str, ...] = ()
+
+    @property
+    def unseen_writers(self) -> tuple[str, ...]:
+        """The devices through which something else than QEMU writes into guest RAM, unseen by any tracker."""
+        return tuple(device for device in self.machine.devices if _kind(device).startswith(_UNSEEN))
+
+    @property
+    def punching(self) -> tuple[str, ...]:
+        """The devices through which the guest gives RAM back to the host: it is zero then, and not marked as written."""
+        return tuple(device for device in self.machine.devices if _kind(device).startswith(_PUNCHING))
 
     @property
     def reset_before_load(self) -> bool:
@@ -89,6 +101,15 @@ class Facts:
         """The most that a VM state with all RAM can take, devices apart; 0 where nothing is known."""
         known = [size for size in (self.machine.ram_size, self.host.ram_used_bytes) if size]
         return min(known, default=0)
+
+
+_UNSEEN = ("vhost-user", "vfio", "ivshmem", "vhost-vdpa", "vdpa")
+_PUNCHING = ("virtio-balloon", "virtio-mem")
+
+
+def _kind(device: str) -> str:
+    """Return the type of ``ID=TYPE`` or ``TYPE``."""
+    return device.rpartition("=")[2]
 
 
 async def gather_static(query: Query) -> StaticFacts:
@@ -123,8 +144,9 @@ async def gather(query: Query, *, static: StaticFacts | None, pid: int | None) -
     """
     if static is None or not static.cpu:
         static = await gather_static(query)
-    passing, backends, (nodes, debug_graph, error), machine, host = await asyncio.gather(
+    passing, memdevs, backends, (nodes, debug_graph, error), machine, host = await asyncio.gather(
         _passing(query),
+        _ask(query, "query-memdev", []),
         _ask(query, "query-block", []),
         _nodes(query),
         _machine(query, static),
@@ -142,6 +164,7 @@ async def gather(query: Query, *, static: StaticFacts | None, pid: int | None) -
             nodes_error=error,
             closed=closed_devices(backends),
             host=host,
+            shared_backends=tuple(sorted(m.get("id", "?") for m in memdevs if m.get("share"))),
         ),
         passing,
     )

@@ -17,6 +17,7 @@ from typing import Any
 
 from ..catalog.opening import open_catalog
 from ..engine.offline import disks_of
+from ..engine import ramway
 from ..engine.recover import mend, recover
 from ..engine.vm import VM
 from ..model.errors import OtherDisks, QEMUGone, QEMUStartFailed, SnaptreeError
@@ -182,6 +183,7 @@ class Supervised:
         kept = old.get("disks", []) if facts.nodes_error else [asdict(d) for d in disks]
         write_json(self.place.command, {**(record if record is not None else old), "disks": kept})
         waits = facts.run_state == "prelaunch"
+        await ramway.choose(vm, vm.memory_wanted, vm.memory_why)
         await self._recover(vm, same_qemu)
         if vm.broken:
             self.notes.append(f"{vm.broken} Load a snapshot: snaptree load {self.place.name} NAME.")

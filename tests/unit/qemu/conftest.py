@@ -35,6 +35,8 @@ class Recorded:
         return cls({_key(a["execute"], a.get("arguments")): a for a in document["answers"]})
 
     async def query(self, command: str, arguments: Mapping[str, object] | None = None) -> Any:
+        if command == "query-memdev" and _key(command, arguments) not in self.answers:
+            return []  # these VMs have no memory backends
         answer = self.answers[_key(command, arguments)]
         if "error" in answer:
             raise QEMUFailed(f"QEMU's answer to {command}: {answer['error']['desc']}.")

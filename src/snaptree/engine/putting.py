@@ -1,0 +1,128 @@
+"""Putting a snapshot's RAM back in place.  Not for: QEMU's part of a load, which comes after.
+
+Only pages that differ between now and the snapshot are written.  All that the store holds of them is read and checked
+before the VM is stopped, so a damaged page refuses the load while nothing has been touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ..memory.pages import Bytes, Pages, chunks, same
+from ..memory.ram import new_content
+from .paged import CHUNK_PAGES, NONE, STAGED_PAGES, PagedRAM, without
+
+
+class Putting:
+    """One load's RAM.
+
+    In this order: :meth:`prepare`, :meth:`write` in the stop, QEMU's load, :meth:`settle`, still in the stop.  Or after
+    :meth:`write`, where QEMU has changed nothing, :meth:`put_back`.
+    """
+
+    def __init__(self, paged: PagedRAM, id: str, *, way_back: bool = True) -> None:
+        self._paged = paged
+        self._id = id
+        self._target = paged.store.map(id)
+        self._way_back = way_back
+        self._staged: Pages = NONE
+        self._kept_pages: Pages | None = None  # what was in them is in `kept`
+
+    def prepare(self) -> None:
+        """Read and check what will be written, as far as that is known while the VM runs.
+
+        :raises PagesDamaged: where a page is not what was stored; nothing was changed.
+        """
+        if self._paged.base is None:
+            self._check(self._paged.stored(self._id))
+            return
+        pages = np.union1d(self._differing(), self._paged.tracker.peek(STAGED_PAGES))
+        self._staged, rest = pages[:STAGED_PAGES], pages[STAGED_PAGES:]
+        for start in range(0, len(self._staged), CHUNK_PAGES):
+            part = self._staged[start : start + CHUNK_PAGES]
+            self._read(part, self._paged.staging[start : start + len(part)])
+        self._check(rest)
+
+    def write(self) -> None:
+        """Make RAM that of the snapshot.  The VM stands still.
+
+        Effects on failure: RAM is of neither moment; which pages may differ is known.
+        """
+        paged = self._paged
+        if paged.base is None:
+            paged.tracker.arm()
+            self._restore(self._everything())
+            return
+        taken = paged.tracker.take()
+        need = np.union1d(self._differing(), taken)
+        self._keep(need)
+        paged.add_pending(need)
+        if len(self._staged):
+            paged.ram.scatter(self._staged, paged.staging[: len(self._staged)])
+        self._restore(without(need, self._staged))
+
+    def settle(self, exempt: Pages = NONE) -> None:
+        """Put back what QEMU wrote into RAM while loading (a reset copies ROMs there).  The VM stands still.
+
+        Effects on success: RAM is, byte for byte, that of the snapshot, and known to be.
+
+        :param exempt: pages that are QEMU's to write: a vmgenid's, in a new process.
+        """
+        paged = self._paged
+        touched = paged.tracker.take() if paged.tracker.exact else self._everything()
+        self._restore(without(touched, exempt))
+        paged.settle(self._id)
+        paged.add_pending(exempt)
+        self._kept_pages = None
+
+    def put_back(self) -> bool:
+        """Undo :meth:`write`.  The VM stands still, and QEMU has changed nothing.
+
+        :return: whether RAM is as it was; else it is of neither moment.
+        """
+        if self._kept_pages is None:
+            return False
+        self._paged.ram.scatter(self._kept_pages, self._paged.kept[: len(self._kept_pages)])
+        return True
+
+    def _differing(self) -> Pages:
+        """Return the pages that differ for sure between what RAM is known to be like and the snapshot."""
+        paged = self._paged
+        assert paged.base is not None
+        pages = paged.store.map(paged.base).differing(self._target)
+        return np.union1d(pages, paged.pending)
+
+    def _everything(self) -> Pages:
+        """Return every page that may differ where nothing is known; the others are zero on both sides."""
+        return np.union1d(self._paged.stored(self._id), self._paged.populated())
+
+    def _keep(self, need: Pages) -> None:
+        if self._way_back and len(need) <= STAGED_PAGES:
+            self._paged.ram.gather(need, self._paged.kept[: len(need)])
+            self._kept_pages = need
+
+    def _restore(self, pages: Pages) -> None:
+        """Write those of ``pages`` that are not as in the snapshot."""
+        now = new_content(min(len(pages), CHUNK_PAGES))
+        for part, content in self._contents(pages):
+            self._paged.ram.gather(part, now[: len(part)])
+            differ = ~same(now[: len(part)], content)
+            if differ.any():
+                self._paged.ram.scatter(part[differ], content[differ])
+
+    def _contents(self, pages: Pages) -> Iterator[tuple[Pages, Bytes]]:
+        """Yield pages by chunks with what the snapshot has for them; each is good until the next is asked for."""
+        buffer = new_content(min(len(pages), CHUNK_PAGES))
+        for part in chunks(pages, CHUNK_PAGES):
+            content = buffer[: len(part)]
+            self._read(part, content)
+            yield part, content
+
+    def _read(self, pages: Pages, out: Bytes) -> None:
+        self._paged.store.read(self._target.slots(pages), out)
+
+    def _check(self, pages: Pages) -> None:
+        for _ in self._contents(pages):
+            pass
