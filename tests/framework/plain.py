@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from .qmp import QMPClient
@@ -16,7 +17,9 @@ class PlainQEMU:
     :ivar attach_socket: a second QMP socket, which nobody is connected to (QEMU serves one client on each).
     """
 
-    def __init__(self, argv: list[str], env: dict[str, str], folder: Path, number: int) -> None:
+    def __init__(
+        self, argv: list[str], env: dict[str, str], folder: Path, number: int, inherit: Sequence[int] = ()
+    ) -> None:
         self.argv = argv
         self.log = folder / f"plain-{number}.log"
         self.attach_socket = folder / f"attach-{number}.sock"
@@ -25,7 +28,14 @@ class PlainQEMU:
             argv += ["-qmp", f"unix:{socket},server=on,wait=off"]
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                argv, env=env, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                argv,
+                env=env,
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                pass_fds=inherit,
             )
         try:
             self.qmp = QMPClient(own_socket, broken=self.ended)

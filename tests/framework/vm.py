@@ -142,10 +142,13 @@ class TestVM:
         """``snaptree run --detach`` the guest, with ``qemu_args(*extra, **options)``."""
         return self.cli("run", "--detach", self.name, "--", *self.qemu_args(*extra, **options))
 
-    def start_plain_qemu(self, *extra: str, **options: Any) -> PlainQEMU:
-        """Start a QEMU without snaptree, with ``qemu_args(*extra, **options)``."""
+    def start_plain_qemu(self, *extra: str, inherit: Sequence[int] = (), **options: Any) -> PlainQEMU:
+        """Start a QEMU without snaptree, with ``qemu_args(*extra, **options)``.
+
+        :param inherit: descriptors that it shall have, under the same numbers.
+        """
         argv = [str(self.qemu.system), *self.qemu_args(*extra, **options)[1:]]
-        plain = PlainQEMU(argv, self.env, self.root, len(self._plain))
+        plain = PlainQEMU(argv, self.env, self.root, len(self._plain), inherit)
         self._plain.append(plain)
         return plain
 
