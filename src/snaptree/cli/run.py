@@ -64,7 +64,11 @@ COMMAND = Command(
 Start QEMU with the command line that is given, as it is, in this directory, and look after it: serve its QMP socket,
 take and load snapshots. It stays in the foreground; Ctrl-C stops it and QEMU. QEMU survives a supervisor that is
 killed: `snaptree attach VM` takes it up again.
-A stopped VM of this name goes on with its snapshots if the disks are the same; with others it is refused.""",
+A stopped VM of this name goes on with its snapshots if the disks are the same; with others it is refused.
+
+Placeholders in the command line stand for values of the VM's own, which it keeps; `snaptree show VM` shows them:
+{vm} its name, {dir} a directory, {port:NAME} a free port, {mac:NAME} a MAC address, {cid} a vsock context id.
+{{vm}} is the text {vm}; all other braces, JSON's too, stay as they are.""",
     arguments=arguments,
     act=act,
     usage="snaptree run [-h] [--detach] [--memory auto|full|pages] [--listen ADDRESS]... [--allow-raw] [--json]"
@@ -72,6 +76,7 @@ A stopped VM of this name goes on with its snapshots if the disks are the same; 
     examples=(
         "snaptree run dev -- qemu-system-x86_64 -m 4G -drive file=a.qcow2,if=virtio",
         "snaptree run dev --detach -- ./start-my-qemu.sh -display none",
+        "snaptree run dev -- qemu-system-x86_64 a.qcow2 -nic user,hostfwd=tcp::{port:ssh}-:22 -vnc unix:{dir}/vnc",
     ),
     passes_on=True,
 )

@@ -1,4 +1,4 @@
-"""``snaptree show``: one snapshot in full.  Not for: what could be done with it."""
+"""``snaptree show``: one snapshot, or the VM, in full.  Not for: what could be done with it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..model.ids import NIL
-from . import output
+from . import output, shown_vm
 from .command import Command, Parser, add_json, add_vm, add_which, which
 from .human import clean, clean_lines, clock_text, date_text, size_text
 from .paint import Line, Span
-from .source import opened
+from .source import find_vm, opened
 from .table import Column, Table, layout
 
 _MEMORY = {"full": "inside QEMU's own VM state", "pages": "in the page store", "none": "not kept: disks only"}
@@ -26,6 +26,13 @@ def arguments(parser: Parser) -> None:
 
 def act(args: argparse.Namespace) -> int:
     """Print it."""
+    if args.name is None and args.id is None:
+        told = shown_vm.describe(find_vm(args.vm))
+        if args.json:
+            output.document(told)
+        else:
+            output.lines(shown_vm.render(told))
+        return 0
     chosen = which(args)
     with opened(args.vm) as source:
         snapshot = source.snapshot(**chosen)
@@ -122,9 +129,10 @@ COMMAND = Command(
     name="show",
     description="""\
 Show everything that is known of a snapshot: its place in the tree, the machine that it was taken of, and every device,
-with whether its image holds it at this moment. Works on a stopped VM too.""",
+with whether its image holds it at this moment. Without a snapshot, show the VM: its command line, what stands in it for
+each placeholder, its disks and its places. Works on a stopped VM too.""",
     arguments=arguments,
     act=act,
-    usage="snaptree show [-h] [--json] VM (NAME | --id ID)",
-    examples=("snaptree show dev before-upgrade",),
+    usage="snaptree show [-h] [--json] VM [NAME | --id ID]",
+    examples=("snaptree show dev before-upgrade", "snaptree show dev"),
 )

@@ -54,11 +54,14 @@ async def run(
             raise unsupervised(place, running.qemu.pid)
         umask = logs.set_up(place)
         mended = offline_recover.before_start(place, lock)
-        supervised, memory = await starting.start(place, argv, cwd, foreground=foreground, umask=umask, options=options)
-        supervised.notes += [mended] * bool(mended)
+        filled = fillings.fill_for(place, argv)
+        supervised, memory = await starting.start(
+            place, filled.argv, cwd, foreground=foreground, umask=umask, options=options
+        )
+        supervised.notes += [*[mended] * bool(mended), *filled.notes]
         try:
-            command = commandline.analyse(list(argv))
-            record = {"argv": list(argv), "cwd": str(cwd), "memory": memory}
+            command = commandline.analyse(filled.argv)
+            record = {"argv": list(argv), "cwd": str(cwd), "memory": memory, fillings.MEMBER: filled.values}
             await supervised.begin(record, fresh=fresh, same_qemu=False, go=not (command.paused or command.incoming))
         except BaseException:
             await supervised.abandon()

@@ -413,3 +413,25 @@ def test_no_vms_is_an_empty_array(snaptree: Run) -> None:
     assert json.loads(snaptree("vms", "--json").out) == []
     done = snaptree("vms")
     assert (done.code, done.out) == (0, "")
+
+
+def test_show_without_a_snapshot_shows_the_vm_and_what_stands_for_its_placeholders(
+    stopped_vm: VMPlace, snaptree: Run
+) -> None:
+    stopped_vm.command.write_text(
+        json.dumps(
+            {
+                "argv": ["q", "-m", "1G", "-nic", "user,hostfwd=tcp::{port:ssh}-:22", "-S", "a b.qcow2"],
+                "cwd": "/w",
+                "memory": {"way": "pages", "wanted": "auto", "why": ""},
+                "placeholders": {"port:ssh": 20417, "port:old": 1},
+                "disks": [{"device": "vda", "node": "#b", "file": "/a.qcow2", "size": 1}],
+            }
+        )
+    )
+    told = json.loads(snaptree("show", "dev", "--json").out)
+    assert (told["name"], told["state"], told["placeholders"]) == ("dev", "stopped", {"port:ssh": 20417})
+    assert (told["cwd"], told["directory"]) == ("/w", str(stopped_vm.directory))
+    lines = [line.strip() for line in snaptree("show", "dev").out.splitlines()]
+    assert "placeholders  {port:ssh} = 20417" in lines
+    assert lines[-4:] == ["command line  q", "-m 1G", "-nic 'user,hostfwd=tcp::{port:ssh}-:22'", "-S 'a b.qcow2'"]
