@@ -158,10 +158,19 @@ class Catalog:
                 (journal.operation, journal.started_ns, journal.client, journal.step, json.dumps(dict(journal.plan))),
             )
 
-    def set_step(self, step: str, plan: Mapping[str, object]) -> None:
-        """Note durably how far the operation under way has come."""
-        with self._transaction() as db:
-            db.execute("UPDATE journal SET step = ?, plan = ?", (step, json.dumps(dict(plan))))
+    def set_step(self, step: str, plan: Mapping[str, object], *, durable: bool = True) -> None:
+        """Note how far the operation under way has come.
+
+        :param durable: against a crash of the host too; else only against one of this process, in a tenth of the time.
+        """
+        if not durable:
+            self._db.execute("PRAGMA synchronous = OFF")
+        try:
+            with self._transaction() as db:
+                db.execute("UPDATE journal SET step = ?, plan = ?", (step, json.dumps(dict(plan))))
+        finally:
+            if not durable:
+                self._db.execute("PRAGMA synchronous = FULL")
 
     def created(self, snapshot: Snapshot, entry: Entry) -> None:
         """Add a snapshot, make it current, and end the operation."""

@@ -66,7 +66,7 @@ def _facts(snapshot: Mapping[str, Any]) -> list[tuple[str, list[Span]]]:
         ("children", [(clean(", ".join(snapshot.get("children", ()))) or "-", "")]),
         ("created", [(f"{date_text(snapshot['created'])} UTC", "")]),
         ("VM clock", [(clock_text(snapshot["vm_clock"]), "")]),
-        ("RAM", [(_MEMORY.get(snapshot["memory"], clean(snapshot["memory"])), "")]),
+        ("RAM", [(_MEMORY.get(snapshot["memory"], clean(snapshot["memory"])), ""), *_why(snapshot)]),
         ("VM state", [(state.removeprefix(", "), "")]),
         ("taken", [("automatically" if snapshot["automatic"] else "by request", "")]),
         ("whole", _whole(snapshot)),
@@ -123,6 +123,10 @@ def _devices(snapshot: Mapping[str, Any]) -> Table:
             for d in snapshot["devices"]
         ],
     )
+
+
+def _why(snapshot: Mapping[str, Any]) -> Line:
+    return [(f": {clean(snapshot['memory_why'])}", "dim")] if snapshot.get("memory_why") else []
 
 
 COMMAND = Command(

@@ -15,7 +15,7 @@ from .human import clean, counted
 from .paint import Line
 from .source import connected, find_vm, require_supervisor
 
-_MEMORY = {"full": "full: inside QEMU's own VM state", "pages": "pages: in the page store"}
+_MEMORY = {"full": "in full, inside QEMU's own VM state", "pages": "in pages, in the page store"}
 
 
 def arguments(parser: Parser) -> None:
@@ -51,6 +51,8 @@ def of_supervised(place: VMPlace) -> dict[str, Any]:
         "advice": status["advice"],
         "current": current,
         "memory": vm["memory"],
+        "memory_why": vm["memory_why"],
+        "tracker": vm["tracker"],
         "qemu_version": vm["qemu_version"],
     }
 
@@ -80,6 +82,8 @@ def of_home(place: VMPlace) -> dict[str, Any]:
         "advice": [],
         "current": offline.current(place),
         "memory": None,
+        "memory_why": "",
+        "tracker": None,
         "qemu_version": None,
     }
 
@@ -100,7 +104,8 @@ def render(answer: Mapping[str, Any]) -> list[Line]:
         lines.append([("busy     ", "dim"), (f"with a {clean(answer['busy'])}", "note")])
     lines.append([("current  ", "dim"), *_current(answer["current"])])
     if answer["memory"]:
-        lines.append([("RAM      ", "dim"), (_MEMORY.get(answer["memory"], clean(answer["memory"])), "")])
+        why = f": {clean(answer['memory_why'])}" if answer["memory_why"] else ""
+        lines.append([("RAM      ", "dim"), (_MEMORY.get(answer["memory"], clean(answer["memory"])) + why, "")])
     for advice in answer["advice"]:
         lines.append([("advice", "note")])
         lines += _reason(advice)

@@ -174,6 +174,8 @@ async def _load_or_settle(
         if ram is None:
             await _load_state(vm, plan)
         else:
+            # A crash of the host takes QEMU's RAM with it, so it need not be durable.
+            await vm.disk(vm.catalog.set_step, "writing", plan.to_json(), durable=False)
             # RAM first: while it loads, QEMU reads what a device has in RAM (virtio's rings).
             await in_thread(ram.write)
             trace.point("load.ram")

@@ -35,13 +35,13 @@ T = TypeVar("T")
 def snapshots(place: VMPlace, *, foreign: bool = False) -> list[SnapshotJSON]:
     """Return the snapshots of a VM that doesn't run."""
     with opened(place) as catalog:
-        return views.snapshots(catalog, disks_of(place), foreign=foreign)
+        return views.snapshots(catalog, place, disks_of(place), foreign=foreign)
 
 
 def snapshot(place: VMPlace, *, name: str | None = None, id: str | None = None) -> dict[str, Any]:
     """Return one snapshot of a VM that doesn't run, in full."""
     with opened(place) as catalog:
-        return views.snapshot(catalog, disks_of(place), name=name, id=id)
+        return views.snapshot(catalog, place, disks_of(place), name=name, id=id)
 
 
 def history(place: VMPlace, limit: int | None = None) -> list[dict[str, object]]:

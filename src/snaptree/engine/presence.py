@@ -30,10 +30,14 @@ class Disk:
 
 
 class Presence:
-    """The tables of all devices, indexed by tag."""
+    """The tables of all devices, indexed by tag.
 
-    def __init__(self, disks: Iterable[Disk]) -> None:
+    :param pages: the ids whose RAM pages are in the page store.
+    """
+
+    def __init__(self, disks: Iterable[Disk], pages: frozenset[str] = frozenset()) -> None:
         self.disks = tuple(disks)
+        self._pages = pages
         self._by_tag = {disk.device: _index(disk.table or (), lambda entry: entry.tag) for disk in self.disks}
         self._ids = {disk.device: _index(disk.table or (), lambda entry: entry.qemu_id) for disk in self.disks}
         self._unreadable = {disk.device for disk in self.disks if disk.table is None}
@@ -59,6 +63,8 @@ class Presence:
             mistaken = tag_is_id(recorded.device, snapshot.tag, self._by_id(recorded.device, snapshot.tag))
             found.extend(reason.message for reason in mistaken)
             clocks.update(s.vm_clock_ns for s in here)
+        if snapshot.memory == "pages" and snapshot.id not in self._pages:
+            found.append("Its RAM pages are not in the page store.")
         if snapshot.memory != "none":
             if len(clocks) > 1:
                 found.append("Its devices don't agree on the VM clock.")
@@ -161,6 +167,7 @@ def describe_one(
         "tag": snapshot.tag,
         "vmstate_device": snapshot.vmstate_device,
         "machine": asdict(snapshot.machine),
+        "memory_why": snapshot.memory_why,
         "flaw": snapshot.flaw,
         "children": list(children),
         "problems": presence.problems(snapshot),

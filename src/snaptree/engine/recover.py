@@ -105,7 +105,7 @@ async def _load(vm: VM, journal: Journal, same_qemu: bool, resume: bool) -> str:
     plan = load.Plan(**{**raw, "nodes": tuple(raw["nodes"]), "same": tuple(raw["same"])})
     clock = Stopwatch()
     error = await _settle(vm, plan.job_id, keep=True) if same_qemu else None
-    if plan.memory == "pages" and same_qemu and journal.step != "loaded" and not (await vm.facts()).running:
+    if same_qemu and journal.step == "writing":
         # RAM may hold any part of the snapshot already, and nothing knows what it was.
         return await _roll_forward(vm, plan, await asyncio.to_thread(load.states, plan), journal, resume)
     if error == "" or journal.step == "loaded":

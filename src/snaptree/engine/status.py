@@ -6,6 +6,7 @@ from ..model.reason import Reason
 from ..qemu import blockers
 from ..qemu.facts import Facts
 from .preflight import load_reasons
+from .ramway import memory_now
 from .vm import VM
 
 __all__ = ["advice", "create_reasons", "load_reasons"]
@@ -13,7 +14,8 @@ __all__ = ["advice", "create_reasons", "load_reasons"]
 
 def create_reasons(vm: VM, facts: Facts) -> tuple[Reason, ...]:
     """Return every reason why no snapshot can be taken now; empty where one can."""
-    return (*broken_reasons(vm), *blockers.create_reasons(facts))
+    in_image = memory_now(vm, facts)[0] == "full"
+    return (*broken_reasons(vm), *blockers.create_reasons(facts, ram_in_image=in_image))
 
 
 def broken_reasons(vm: VM) -> tuple[Reason, ...]:
@@ -29,6 +31,12 @@ def broken_reasons(vm: VM) -> tuple[Reason, ...]:
     )
 
 
-def advice(facts: Facts) -> tuple[Reason, ...]:
+def advice(vm: VM, facts: Facts) -> tuple[Reason, ...]:
     """Return what works and should be known all the same."""
-    return blockers.advice(facts)
+    way, why = memory_now(vm, facts)
+    slow = Reason(
+        "memory-full",
+        f"RAM is written into an image at each create, and the VM stands still meanwhile. {why}".strip(),
+        "In pages it would take milliseconds: docs/memory.md says what that needs.",
+    )
+    return (*((slow,) if way == "full" and vm.memory_wanted != "full" else ()), *blockers.advice(facts))

@@ -5,17 +5,30 @@ These answers come also while QEMU is blocked in a long save, and for a VM that 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..catalog.catalog import Catalog
 from ..model.snapshot import Device, Snapshot, SnapshotJSON
+from ..places.places import VMPlace
 from . import images
 from .presence import Disk, Presence, Table, describe_all, describe_one
 
 
+def pages_there(place: VMPlace) -> frozenset[str]:
+    """Return the ids of all snapshots whose pages are in the VM's page store; whether whole is not looked at."""
+    try:
+        return frozenset(entry.name.removesuffix(".index") for entry in os.scandir(place.pages))
+    except FileNotFoundError:
+        return frozenset()
+
+
 def presence_of(
-    snapshots: Iterable[Snapshot], attached: Mapping[str, Device], tables: Mapping[str, Table] | None = None
+    place: VMPlace,
+    snapshots: Iterable[Snapshot],
+    attached: Mapping[str, Device],
+    tables: Mapping[str, Table] | None = None,
 ) -> Presence:
     """Read the images of all devices that the snapshots or the VM have.
 
@@ -32,11 +45,12 @@ def presence_of(
         if table is None and tables is not None:
             table = tables.get(device.device)
         disks.append(Disk(device.device, device.node, device.file, device.size, table))
-    return Presence(disks)
+    return Presence(disks, pages_there(place))
 
 
 def snapshots(
     catalog: Catalog,
+    place: VMPlace,
     attached: Mapping[str, Device],
     tables: Mapping[str, Table] | None = None,
     *,
@@ -44,7 +58,7 @@ def snapshots(
 ) -> list[SnapshotJSON]:
     """Return every snapshot, oldest first; with ``foreign`` also those that are not ours."""
     known = catalog.snapshots()
-    presence = presence_of(known, attached, tables)
+    presence = presence_of(place, known, attached, tables)
     names = {snapshot.id: snapshot.name for snapshot in known}
     found = describe_all(known, names, catalog.current().id, presence)
     if foreign:
@@ -54,6 +68,7 @@ def snapshots(
 
 def snapshot(
     catalog: Catalog,
+    place: VMPlace,
     attached: Mapping[str, Device],
     tables: Mapping[str, Table] | None = None,
     *,
@@ -65,7 +80,7 @@ def snapshot(
     :raises NoSuchSnapshot, AmbiguousId, UsageError: where there is none such.
     """
     found = catalog.find(name=name, id=id)
-    presence = presence_of([found], attached, tables)
+    presence = presence_of(place, [found], attached, tables)
     children = [child.name for child in catalog.children(found.id)]
     return describe_one(found, catalog.names(), catalog.current().id, presence, children)
 

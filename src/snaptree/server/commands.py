@@ -66,19 +66,19 @@ async def _query_snapshot_status(vm: VM, arguments: Arguments, client: str) -> o
     return {
         "ready": not reasons,
         "reasons": [reason.to_json() for reason in reasons],
-        "advice": [reason.to_json() for reason in advice(facts)],
+        "advice": [reason.to_json() for reason in advice(vm, facts)],
     }
 
 
 async def _query_snapshots(vm: VM, arguments: Arguments, client: str) -> list[SnapshotJSON]:
     found = await vm.disk(
-        views.snapshots, vm.catalog, vm.attached, vm.tables, foreign=bool(arguments.get("foreign", False))
+        views.snapshots, vm.catalog, vm.place, vm.attached, vm.tables, foreign=bool(arguments.get("foreign", False))
     )
     return nest(found) if arguments.get("tree", False) else found
 
 
 async def _query_snapshot(vm: VM, arguments: Arguments, client: str) -> object:
-    return await vm.disk(views.snapshot, vm.catalog, vm.attached, vm.tables, **which(arguments))
+    return await vm.disk(views.snapshot, vm.catalog, vm.place, vm.attached, vm.tables, **which(arguments))
 
 
 async def _query_history(vm: VM, arguments: Arguments, client: str) -> object:
@@ -104,7 +104,9 @@ async def _query_vm(vm: VM, arguments: Arguments, client: str) -> object:
         "qemu_pid": vm.process.pid if vm.process else None,
         "supervisor_pid": os.getpid(),
         "qemu_version": ".".join(str(version.get(part, 0)) for part in ("major", "minor", "micro")),
-        "memory": "full",
+        "memory": "full" if vm.paged is None else "pages",
+        "memory_why": vm.memory_why,
+        "tracker": None if vm.paged is None else vm.paged.tracker.name,
         "busy": vm.busy or None,
     }
 

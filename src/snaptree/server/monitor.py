@@ -123,7 +123,7 @@ async def _help(vm: VM, rest: str, client: str) -> str:
 async def _info_snapshots(vm: VM, rest: str, client: str) -> str:
     if rest:
         return "Error: info snapshots takes no argument\r\n"
-    found = await vm.disk(views.snapshots, vm.catalog, vm.attached, vm.tables, foreign=True)
+    found = await vm.disk(views.snapshots, vm.catalog, vm.place, vm.attached, vm.tables, foreign=True)
     ours = [s for s in found if not s.get("foreign")]
     foreign = [s for s in found if s.get("foreign")]
     devices = ", ".join(sorted(vm.attached)) or "none"
