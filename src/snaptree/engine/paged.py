@@ -29,6 +29,7 @@ class PagedRAM:
 
     :ivar layout: its blocks.
     :ivar base: a snapshot in the store; ``None`` where there is none that RAM can be told to be like.
+    :ivar holes: the VM has a device by which the guest gives RAM back (a balloon): pages become zero without a mark.
     :ivar staging: room for the content of pages in a pause.
     :ivar kept: room for what was in pages that are overwritten, to be put back where QEMU then changes nothing.
     """
@@ -39,6 +40,7 @@ class PagedRAM:
         self.store = store
         self.layout = tuple(RAMBlock(region.block, region.size) for region in ram.regions)
         self.base: str | None = None
+        self.holes = False
         self.staging: Bytes = _touched(STAGED_PAGES)
         self.kept: Bytes = _touched(STAGED_PAGES)
         self._pending: Pages = NONE
@@ -73,6 +75,27 @@ class PagedRAM:
     def fits(self, id: str) -> bool:
         """Say whether the store has the pages of a snapshot, and they are of RAM like this."""
         return self.store.has(id) and self.store.map(id).layout == self.layout
+
+    def arm(self) -> None:
+        """Forget what was written so far.  The VM stands still."""
+        self.tracker.arm(holes=self.holes)
+
+    def take(self) -> Pages:
+        """Return what was written since the last time, note it as pending, and arm anew.  The VM stands still."""
+        taken = self.tracker.take(holes=self.holes)
+        self.add_pending(taken)
+        return taken
+
+    def gather(self, pages: Pages, out: Bytes) -> None:
+        """Copy pages as they are in RAM; where a page may be a hole it is not read, which would give it memory."""
+        there = np.isin(pages, self.populated(), assume_unique=True) if self.holes else None
+        if there is None or there.all():
+            self.ram.gather(pages, out)
+            return
+        out[~there] = 0
+        content = new_content(int(there.sum()))
+        self.ram.gather(pages[there], content)
+        out[there] = content
 
     def populated(self) -> Pages:
         """Return every page that takes up memory; the others are zero, and reading one would make it take up some."""

@@ -52,10 +52,10 @@ class Putting:
         """
         paged = self._paged
         if paged.base is None:
-            paged.tracker.arm()
+            paged.arm()
             self._restore(self._everything())
             return
-        taken = paged.tracker.take()
+        taken = paged.take()
         need = np.union1d(self._differing(), taken)
         self._keep(need)
         paged.add_pending(need)
@@ -71,7 +71,7 @@ class Putting:
         :param exempt: pages that are QEMU's to write: a vmgenid's, in a new process.
         """
         paged = self._paged
-        touched = paged.tracker.take() if paged.tracker.exact else self._everything()
+        touched = paged.take() if paged.tracker.exact else self._everything()
         self._restore(without(touched, exempt))
         paged.settle(self._id)
         paged.add_pending(exempt)

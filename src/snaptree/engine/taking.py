@@ -57,10 +57,9 @@ class Taking:
         """Take the list of what was written so far, and arm the tracker anew.  The VM stands still."""
         self._rounds += 1
         if self._all:
-            self._paged.tracker.arm()
+            self._paged.arm()
             return
-        taken = self._paged.tracker.take()
-        self._paged.add_pending(taken)
+        taken = self._paged.take()
         self._written_in_round = len(taken)
         self._todo = self._paged.pending if self._rounds == 1 else taken
 
@@ -77,17 +76,16 @@ class Taking:
         """Take what was written since, and copy it.  The VM stands still, in its last stop."""
         paged = self._paged
         if self._all:
-            paged.tracker.arm()
+            paged.arm()
             self._put_all()
             return
-        taken = paged.tracker.take()
-        paged.add_pending(taken)
+        taken = paged.take()
         if not paged.tracker.exact:
             self._put_all()
             return
         todo = np.union1d(paged.pending, taken) if not self._rounds else taken
         self._staged, rest = todo[:STAGED_PAGES], todo[STAGED_PAGES:]
-        paged.ram.gather(self._staged, paged.staging[: len(self._staged)])
+        paged.gather(self._staged, paged.staging[: len(self._staged)])
         self._put(rest)
 
     def commit(self) -> Written:
@@ -113,7 +111,7 @@ class Taking:
         buffer = new_content(min(len(pages), CHUNK_PAGES))
         for part in chunks(pages, CHUNK_PAGES):
             content = buffer[: len(part)]
-            self._paged.ram.gather(part, content)
+            self._paged.gather(part, content)
             self._writer.put(part, content)
 
     def _put_all(self) -> None:

@@ -150,6 +150,8 @@ class VM:
                     self._known = known
         if before == (self.stops, self.resumed):  # else an event is newer
             self.run_state = facts.run_state
+        if self.paged is not None:
+            self.paged.holes = bool(facts.punching)
         self.counts_instructions = facts.host.icount or facts.host.pid == 0
         self.attached = {d.device: Device(d.device, d.node, d.file, d.size) for d in facts.devices}
         self.tables = {d.device: d.snapshots for d in facts.devices if not d.file.startswith("/")}
