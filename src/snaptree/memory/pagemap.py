@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import struct
 from types import TracebackType
 from typing import Self
@@ -37,11 +38,14 @@ class Pagemap:
     """
 
     def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._process = os.pidfd_open(pid)
         try:
             self._fd = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
-        except PermissionError as error:
-            raise refusal(pid, error) from error
-        except FileNotFoundError as error:
+        except OSError as error:
+            os.close(self._process)
+            if isinstance(error, PermissionError):
+                raise refusal(pid, error) from error
             raise ProcessLookupError(f"process {pid} is gone") from error
         self._regions = np.zeros(REGIONS_AT_ONCE, _REGION)
 
@@ -57,6 +61,7 @@ class Pagemap:
         """Close it; a second time does nothing."""
         if self._fd >= 0:
             os.close(self._fd)
+            os.close(self._process)
             self._fd = -1
 
     def scan(self, start: int, end: int, *, arm: bool, max_pages: int = 0) -> NDArray[np.int64]:
@@ -86,8 +91,8 @@ class Pagemap:
             )
             count = fcntl.ioctl(self._fd, PAGEMAP_SCAN, arg, True)
             walked: int = _SCAN_ARG.unpack(arg)[_WALK_END]
-            if walked <= at:  # the process is gone: its address space is empty
-                raise ProcessLookupError("the process whose memory is read has ended")
+            if walked <= at or self._has_ended():  # its address space is empty then, and nothing was written
+                raise ProcessLookupError(f"process {self.pid} has ended")
             rows = np.empty((count, 2), np.int64)
             rows[:, 0] = (self._regions["start"][:count] - np.uint64(start)) // np.uint64(PAGE_SIZE)
             rows[:, 1] = (self._regions["end"][:count] - np.uint64(start)) // np.uint64(PAGE_SIZE)
@@ -98,3 +103,6 @@ class Pagemap:
                 if left <= 0:
                     break
         return np.concatenate(found) if found else np.empty((0, 2), np.int64)
+
+    def _has_ended(self) -> bool:
+        return bool(select.select([self._process], [], [], 0)[0])
