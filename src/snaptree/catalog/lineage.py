@@ -18,12 +18,14 @@ import os
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from ..model.errors import CatalogError
 from ..model.ids import NIL
 from ..model.snapshot import Snapshot, iso_time
+from ..places.files import sync_directory
 from .rows import from_record, to_record
 
 HEADER = b"snaptree-lineage 1\n"
@@ -36,12 +38,16 @@ class Lineage:
     :param current: the current snapshot's id; empty where it is unknown.
     :param damaged: how many lines could not be read.
     :param deleted: the snapshots that were deleted, as they were last.
+    :param began_ns: when its first line was written; what is older it need not know.
+    :param current_sure: no line that could not be read stands behind the one that says what is current.
     """
 
     snapshots: tuple[Snapshot, ...]
     current: str
     damaged: int
     deleted: tuple[Snapshot, ...] = ()
+    current_sure: bool = True
+    began_ns: int | None = None
 
 
 def create_record(snapshot: Snapshot) -> dict[str, Any]:
@@ -96,6 +102,8 @@ def replay(data: bytes) -> Lineage:
     deleted: dict[str, Snapshot] = {}
     current = NIL
     damaged = 0 if not data or data.startswith(HEADER) else 1
+    sure = True
+    began_ns: int | None = None
     for line in data.split(b"\n"):
         if not line or line + b"\n" == HEADER:
             continue
@@ -103,10 +111,20 @@ def replay(data: bytes) -> Lineage:
             checksum, _, text = line.partition(b" ")
             if int(checksum, 16) != zlib.crc32(text):
                 raise ValueError("checksum")
-            current = _apply(json.loads(text), snapshots, deleted, current)
+            record = json.loads(text)
+            current = _apply(record, snapshots, deleted, current)
+            if began_ns is None:
+                began_ns = _time_ns(record["at"])
+            sure = sure or record["do"] in ("create", "load", "current")
         except (ValueError, KeyError, TypeError, RecursionError):
             damaged += 1
-    return Lineage(tuple(snapshots.values()), current, damaged, tuple(deleted.values()))
+            sure = False
+    return Lineage(tuple(snapshots.values()), current, damaged, tuple(deleted.values()), sure, began_ns)
+
+
+def _time_ns(at: str) -> int:
+    """Return the moment that iso_time has written."""
+    return round(datetime.fromisoformat(at).timestamp() * 1000) * 10**6
 
 
 def _apply(record: dict[str, Any], snapshots: dict[str, Snapshot], deleted: dict[str, Snapshot], current: str) -> str:
@@ -153,6 +171,26 @@ def read(path: Path) -> Lineage | None:
             f"The lineage file {path} cannot be read: {error.strerror}.", "Check who may read there."
         ) from error
     return replay(data)
+
+
+def write_anew(path: Path, at_ns: int, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write the file with these records and nothing else, durably; a reader sees the old content or the new, whole.
+
+    :raises CatalogError: where it cannot be written; the file is as it was.
+    """
+    stage = path.with_name(f"{path.name}.new")
+    try:
+        fd = os.open(stage, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        with open(fd, "wb") as file:
+            file.write(HEADER + b"".join(format_line(at_ns, record) for record in records))
+            file.flush()
+            os.fsync(file.fileno())
+        stage.replace(path)
+        sync_directory(path.parent)
+    except OSError as error:
+        raise CatalogError(
+            f"The lineage file {path} cannot be written: {error.strerror}.", "Make room, or check who may write there."
+        ) from error
 
 
 def append(path: Path, at_ns: int, record: Mapping[str, Any]) -> None:

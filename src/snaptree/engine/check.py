@@ -105,7 +105,7 @@ def _known(images: Images, snapshot: Snapshot, ids: set[str], book: Book | None)
     found: list[Finding] = []
     devices = [device.device for device in snapshot.devices]
     readable = [device for device in devices if images.readable(device)]
-    if readable and not any(images.cell(snapshot.tag, device).count for device in readable):
+    if len(readable) == len(devices) and not any(images.cell(snapshot.tag, device).count for device in readable):
         found.append(
             Finding(
                 "not-on-any-disk",

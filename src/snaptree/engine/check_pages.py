@@ -5,10 +5,132 @@ Not for: snapshots of the full way, whose RAM is in the images.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ..model.errors import PagesDamaged, PageStoreError
+from ..model.tags import parse_tag
 from ..places.places import VMPlace
 from .check import Book
+from .check_findings import Finding
+from .check_images import Examined
+from .check_parts import DELETE_IT
+
+if TYPE_CHECKING:
+    from ..memory.store import PageStore
+    from ..memory.verify import Damage
+
+PAGE_BYTES = 4096
 
 
-def book_with_pages(book: Book, place: VMPlace, *, fast: bool) -> Book:
-    """Return the book with what is wrong with the pages of its snapshots."""
-    return book
+def kept_in_pages(book: Book, disks: Iterable[Examined]) -> dict[str, str]:
+    """Return id and name of every snapshot whose RAM must be in the page store.
+
+    Where the catalog is lost, the lineage and the images say which.
+    """
+    if book.catalog_problem is None:
+        return {s.id: s.name for s in book.snapshots if s.memory == "pages"}
+    found = {}
+    for disk in disks:
+        for entry, kind in zip(disk.table or (), disk.kinds, strict=False):
+            tag = parse_tag(entry.tag)
+            if kind == "pages" and tag is not None:
+                found[tag.id] = tag.name
+    known = book.lineage.snapshots if book.lineage is not None else ()
+    return found | {s.id: s.name for s in known if s.memory == "pages"}
+
+
+def book_with_pages(book: Book, place: VMPlace, disks: Sequence[Examined], *, fast: bool, unused: bool = True) -> Book:
+    """Return the book with what is wrong with the pages of its snapshots, and with unused space as a finding.
+
+    :param fast: pages are looked for, their content is not read.
+    """
+    wanted = kept_in_pages(book, disks)
+    if not place.pages.is_dir():
+        none: dict[str, tuple[Finding, ...]] = {
+            id: (_missing(name, id, "There is no page store."),) for id, name in wanted.items()
+        }
+        return replace(book, pages=none)
+    from ..memory.store import PageStore  # noqa: PLC0415  numpy, which a VM without a store need not wait for
+    from ..memory.verify import Seen  # noqa: PLC0415
+
+    try:
+        store = PageStore.open(place.pages, clean=False)
+    except PageStoreError as error:
+        problem: dict[str, tuple[Finding, ...]] = {
+            id: (_missing(name, id, error.message),) for id, name in wanted.items()
+        }
+        return replace(book, pages=problem)
+    try:
+        seen = Seen()
+        pages = {id: _verified(store, id, name, content=not fast, seen=seen) for id, name in wanted.items()}
+        return replace(book, pages=pages, more=(*book.more, *(_unused(store, place) if unused else ())))
+    finally:
+        store.close()
+
+
+def pages_are_there(place: VMPlace, id: str) -> bool:
+    """Say whether the page store has all pages of a snapshot; their content is not read."""
+    if not place.pages.is_dir():
+        return False
+    from ..memory.store import PageStore  # noqa: PLC0415  numpy
+
+    try:
+        store = PageStore.open(place.pages, clean=False)
+    except PageStoreError:
+        return False
+    try:
+        return store.has(id) and not store.verify(id, content=False)
+    except PageStoreError:
+        return False
+    finally:
+        store.close()
+
+
+def by_code(name: str, id: str, damages: Iterable[Damage]) -> tuple[Finding, ...]:
+    """Return a finding for missing pages and one for damaged ones, however many there are."""
+    found: Mapping[str, list[Damage]] = {"pages-missing": [], "pages-damaged": []}
+    for damage in damages:
+        found["pages-missing" if "missing" in damage.sentence else "pages-damaged"].append(damage)
+    return tuple(Finding(code, _words(name, of), DELETE_IT, name, id) for code, of in found.items() if of)
+
+
+def _words(name: str, damages: Sequence[Damage]) -> str:
+    first = damages[0]
+    pages = sum(damage.count for damage in damages)
+    how_many = f"{pages} pages of the RAM" if pages else "The RAM"
+    more = f" And {len(damages) - 1} more such." if len(damages) > 1 else ""
+    return f"{how_many} of {name} cannot be read back: {first.sentence} ({first.file}){more}".rstrip(".") + "."
+
+
+def _verified(store: PageStore, id: str, name: str, *, content: bool, seen: object) -> tuple[Finding, ...]:
+    from ..memory.verify import Seen, verify  # noqa: PLC0415  numpy
+
+    assert isinstance(seen, Seen)
+    try:
+        return by_code(name, id, verify(store, id, content=content, seen=seen))
+    except PageStoreError as error:
+        return (
+            Finding("pages-damaged", f"The RAM of {name} cannot be read back: {error.message}", DELETE_IT, name, id),
+        )
+
+
+def _unused(store: PageStore, place: VMPlace) -> tuple[Finding, ...]:
+    try:
+        pages = sum(found.pages for found in store.unreferenced())
+    except (PagesDamaged, PageStoreError):
+        return ()  # what is damaged is named with its snapshot
+    if not pages:
+        return ()
+    return (
+        Finding(
+            "unused-space",
+            f"The page store {place.pages} holds {pages * PAGE_BYTES >> 10} KiB that no snapshot uses.",
+            f"The next `snaptree run {place.name}` gives it back.",
+        ),
+    )
+
+
+def _missing(name: str, id: str, why: str) -> Finding:
+    return Finding("pages-missing", f"The RAM of {name} cannot be read back: {why}", DELETE_IT, name, id)

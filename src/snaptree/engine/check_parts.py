@@ -52,11 +52,11 @@ def vm_state(images: Images, snapshot: Snapshot) -> Iterator[Finding]:
         device for device, found in images.here(snapshot.tag).items() if any(entry.vm_state_size for entry, _ in found)
     ]
     recorded = snapshot.vmstate_device
-    if recorded and not images.readable(recorded) and recorded in {d.device for d in snapshot.devices}:
-        return  # there is a finding already, and what it holds nobody knows
-    if not holders:
+    # Where an image cannot be read there is a finding already, and what it holds nobody knows.
+    unknown = not all(images.readable(device.device) for device in snapshot.devices)
+    if not holders and not unknown:
         yield no_state(snapshot.name, snapshot.id, None, "No device holds its VM state.")
-    elif recorded and recorded not in holders:
+    elif holders and recorded and recorded not in holders and not unknown:
         where = ", ".join(holders)
         yield no_state(
             snapshot.name, snapshot.id, recorded, f"Its VM state was written to {recorded}, and is on {where}."

@@ -42,7 +42,7 @@ def check_home(place: VMPlace, *, fast: bool = False) -> Report:
     """
     book = read_book(place)
     disks = examine(devices_of(recorded(book), disks_of(place)))
-    return check(disks, book_with_pages(book, place, fast=fast))
+    return check(disks, book_with_pages(book, place, disks, fast=fast))
 
 
 async def check_vm(vm: VM, *, fast: bool = False, wait: bool = True) -> Report:
@@ -55,11 +55,14 @@ async def check_vm(vm: VM, *, fast: bool = False, wait: bool = True) -> Report:
         book = await vm.disk(book_of, vm.place, vm.catalog)
         attached, tables = dict(vm.attached), dict(vm.tables)
         disks = await asyncio.to_thread(examine, devices_of(book.snapshots, attached), tables)
-    book = replace(book, broken=vm.broken or book.broken)
-    whole = await asyncio.to_thread(book_with_pages, book, vm.place, fast=fast)
-    # What was deleted meanwhile has no pages any more.
-    still = set(await vm.disk(vm.catalog.names))
-    return check(disks, replace(whole, pages={id: found for id, found in whole.pages.items() if id in still}))
+        # Unused space can be told only while nobody writes to the store.
+        whole = await asyncio.to_thread(book_with_pages, book, vm.place, disks, fast=True)
+    if not fast:
+        read = await asyncio.to_thread(book_with_pages, book, vm.place, disks, fast=False, unused=False)
+        # What was deleted meanwhile has no pages any more.
+        still = set(await vm.disk(vm.catalog.names))
+        whole = replace(whole, pages={id: found for id, found in read.pages.items() if id in still})
+    return check(disks, replace(whole, broken=vm.broken or book.broken))
 
 
 def recorded(book: Book) -> tuple[Snapshot, ...]:

@@ -11,8 +11,9 @@ import logging
 
 from ..catalog.history import Journal
 from ..model.errors import LoadIncomplete, NotReady, QEMUFailed, SnaptreeError
+from ..model.names import printable
 from ..qemu.jobs import dismiss_leftovers, find_job, wait_job
-from . import adopt, create, delete, load
+from . import adopt, create, delete, load, tags
 from .ramway import stop_ignoring
 from .recover_offline import recover_offline
 from .vm import VM, Stopwatch
@@ -59,6 +60,8 @@ async def mend(vm: VM, *, same_qemu: bool = True, crashed: bool = False) -> str:
                 said = await recover_offline(vm, journal)
             case "adopt":
                 said = await vm.disk(adopt.resume, vm.catalog, vm.place, journal)
+            case "repair":
+                said = await _repair(vm, journal)
             case other:
                 raise SnaptreeError(f"The journal holds an operation {other!r} that this snaptree doesn't know.")
     log.warning("%s", said)
@@ -175,3 +178,12 @@ async def _delete(vm: VM, journal: Journal) -> str:
         return ""
     await delete.perform(vm, doomed, journal.client, clock)
     return f"The delete of {names}, which was cut off, has been finished."
+
+
+async def _repair(vm: VM, journal: Journal) -> str:
+    """Go on taking off what a repair had begun to take off, with its user's consent."""
+    tag = str(journal.plan["tag"])
+    await tags.remove(vm, tag)
+    entry = await vm.entry("repair", "", "", journal.client, clock=Stopwatch(), result="ok, finished afterwards")
+    await vm.disk(vm.catalog.ended, entry)
+    return f"The removal of {printable(tag, 255)}, which a repair had begun, has been finished."
