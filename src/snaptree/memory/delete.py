@@ -3,18 +3,21 @@
 Step by step, each idempotent, so that after a crash in the middle the same steps end it:
 
 1. The index is renamed ``.deleting``: now it is no snapshot any more.
-2. Pages that neither its base nor its children have at the same place are punched out; when that is durable, their
-   checksums are taken away; then the same with its leaves.
+2. Pages that no other snapshot has are punched out; when that is durable, their
+   checksums are taken away; when that is, the same is done with its leaves, which say where the pages are.
 3. The index is renamed ``.freed``: from here nothing is compared any more.
 4. Its children get its base as theirs; segments that hold nothing are removed; at last the index.
 
-A slot is only shared along unbroken lines from bases to children, so the neighbours in the tree are enough to ask.
-Where the tree is not known, since an index is damaged or missing, all snapshots are asked.
+Whom to ask: a slot is only ever shared along unbroken lines from bases to those that began with them.  Where all nodes
+between two snapshots that share it are deleted, they are base and child now, or have the same base, or none.  So base,
+children and siblings know; and siblings need only be asked for what was not written for this snapshot itself and is not
+its base's.  Where the tree is not known, since an index is damaged or missing, all snapshots are asked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -24,7 +27,7 @@ from ..model.errors import PagesDamaged, PageStoreError
 from . import disk
 from .index import DELETING, FREED, INDEX, INDEX_MAX, STAGED, IndexHeader, Kind, kinds_of, slots_of, with_base
 from .map import PageMap
-from .pages import Pages, chunks
+from .pages import LEAF, Pages, Slots, chunks
 from .writer import write_staged
 
 if TYPE_CHECKING:
@@ -68,7 +71,7 @@ def finish(store: PageStore, id: str) -> None:
         raise header
     with disk.failing("Its delete cannot be ended", store.path(id, suffix)):
         if suffix == DELETING:
-            touched = _free(store, id, header)
+            touched = _free(store, id)
             store.leaves.forget()
             disk.rename(store.path(id, DELETING), store.path(id, FREED))
             store.pending[id] = FREED
@@ -78,15 +81,17 @@ def finish(store: PageStore, id: str) -> None:
             touched = set(store.segments.ranges)
         if isinstance(header, IndexHeader):
             _give_base(store, sorted(store.children(id)), header.base)
-        remove_empty(store, touched)
+        if remove_empty(store, touched):
+            disk.sync_directory(store.directory)
         disk.unlink(store.path(id, FREED))
         disk.sync_directory(store.directory)
     del store.pending[id]
     store.trace("pages.deleted")
 
 
-def remove_empty(store: PageStore, ranges: Iterable[tuple[int, int]]) -> None:
-    """Remove those of these segments that hold nothing."""
+def remove_empty(store: PageStore, ranges: Iterable[tuple[int, int]]) -> bool:
+    """Remove those of these segments that hold nothing; say whether there was one."""
+    found = False
     for range in sorted(ranges):
         try:
             empty = store.segments.open(range).is_empty()
@@ -95,6 +100,8 @@ def remove_empty(store: PageStore, ranges: Iterable[tuple[int, int]]) -> None:
         if empty:
             store.segments.drop(range)
             store.trace("pages.segment-removed")
+            found = True
+    return found
 
 
 def _give_base(store: PageStore, children: Sequence[str], base: str | None) -> None:
@@ -114,56 +121,75 @@ def _give_base(store: PageStore, children: Sequence[str], base: str | None) -> N
         disk.sync_directory(store.directory)
 
 
-def _free(store: PageStore, id: str, header: IndexHeader | PageStoreError) -> set[tuple[int, int]]:
+def _free(store: PageStore, id: str) -> set[tuple[int, int]]:
     """Free what only this snapshot has; return the segments that it was in."""
     try:
         mine = store.read_map(id, DELETING)
     except PagesDamaged:
         return set()  # nobody can say what it has
-    neighbours = _neighbours(store, mine)
-    leaves = np.flatnonzero(mine.root)
-    for other in neighbours:
-        leaves = leaves[mine.root[leaves] != other.root[leaves]]
-    pages = [_alone(mine, neighbours, part) for part in chunks(leaves, _CHUNK)]
+    near, siblings = _relatives(store, mine)
+    leaves = _unshared(mine, near, np.flatnonzero(mine.root))
+    far: list[PageMap] = []
+    if siblings and not mine.is_own(slots_of(mine.root[leaves])).all():
+        far = _maps(store, mine, siblings)
+        leaves = _unshared(mine, far, leaves)
+    slots = [np.empty(0, np.int64)]
+    for part in chunks(leaves, _CHUNK):
+        found = _alone(mine, near, part)
+        if siblings and not mine.is_own(found[found != 0]).all():
+            far = far or _maps(store, mine, siblings)
+            found = _alone(mine, [*near, *far], part)
+        slots.append(found[found != 0].astype(np.int64))
+    touched = _release(store, np.concatenate(slots), "pages.punched")
     tables = leaves[kinds_of(mine.root[leaves]) == Kind.TABLE]
-    touched = _release(store, np.concatenate([np.empty(0, np.int64), *pages]), "pages.punched")
     return touched | _release(store, slots_of(mine.root[tables]), "pages.leaves-punched")
 
 
-def _neighbours(store: PageStore, mine: PageMap) -> list[PageMap]:
-    """Return the maps of all snapshots that may share something with this one."""
+def _relatives(store: PageStore, mine: PageMap) -> tuple[list[PageMap], set[str]]:
+    """Return the maps of base and children, and the siblings; or the maps of all, where the tree is not known."""
     headers = store.headers
     known = {*headers, *store.pending, None}
-    if all(isinstance(header, IndexHeader) and header.base in known for header in headers.values()) and (
-        mine.base in known
+    if mine.base not in known or any(
+        not isinstance(header, IndexHeader) or header.base not in known for header in headers.values()
     ):
-        ids = store.children(mine.id) | ({mine.base} & set(headers))
-    else:
-        ids = set(headers)
+        return _maps(store, mine, set(headers)), set()
+    near = store.children(mine.id) | ({mine.base} & set(headers))
+    siblings = {id for id, header in headers.items() if isinstance(header, IndexHeader) and header.base == mine.base}
+    return _maps(store, mine, near), siblings
+
+
+def _maps(store: PageStore, mine: PageMap, ids: Iterable[str | None]) -> list[PageMap]:
+    """Return the maps of those that have the same layout: no other can share anything."""
     found = []
     for id in sorted(filter(None, ids)):
-        try:
-            other = store.map(id)
-        except PagesDamaged:
-            continue
-        if other.layout == mine.layout:  # what has another layout never had it as base
-            found.append(other)
+        header = store.headers[id]
+        if not isinstance(header, IndexHeader) or header.layout == mine.layout:
+            with suppress(PagesDamaged):
+                found.append(store.map(id))
     return found
 
 
-def _alone(mine: PageMap, neighbours: Sequence[PageMap], leaves: Pages) -> Pages:
-    """Return the slots in these leaves that no neighbour has at the same place."""
+def _unshared(mine: PageMap, others: Iterable[PageMap], leaves: Pages) -> Pages:
+    """Return those of the leaves that none of the others has."""
+    for other in others:
+        leaves = leaves[mine.root[leaves] != other.root[leaves]]
+    return leaves
+
+
+def _alone(mine: PageMap, others: Sequence[PageMap], leaves: Pages) -> Slots:
+    """Return the slots of these leaves, of the shape (len(leaves), LEAF): 0 where one of the others has the same."""
     try:
-        slots = mine.tables(leaves, checked=False)  # a delete that began before a crash has left fewer pages
-        for other in neighbours:
-            compared = np.flatnonzero(other.root[leaves])
-            theirs = other.tables(leaves[compared])
-            slots[compared] = np.where(slots[compared] == theirs, 0, slots[compared])
+        # A delete that a crash broke off has left fewer pages than the entries say.
+        slots = mine.tables(leaves, checked=False)
+        for other in others:
+            rows = np.flatnonzero(other.root[leaves])
+            slots[rows] *= slots[rows] != other.tables(leaves[rows])
     except PagesDamaged:
-        if len(leaves) == 1:
-            return np.empty(0, np.int64)  # who has what cannot be said: better that space is lost
-        return np.concatenate([_alone(mine, neighbours, part) for part in chunks(leaves, 1)])
-    return np.asarray(slots[slots != 0], np.int64)
+        if len(leaves) > 1:
+            return np.concatenate([_alone(mine, others, part) for part in chunks(leaves, 1)])
+        # Who has what cannot be said: better that space is lost.  Or its pages were freed before a crash.
+        return np.zeros((1, LEAF), np.uint32)
+    return slots
 
 
 def _release(store: PageStore, slots: Pages, step: str) -> set[tuple[int, int]]:
@@ -182,5 +208,6 @@ def _release(store: PageStore, slots: Pages, step: str) -> set[tuple[int, int]]:
     store.trace(step)
     for segment, indices in touched:
         segment.forget(indices)
+        disk.sync(segment.fd)
         store.trace("pages.forgotten")
     return {(segment.header.first, segment.header.count) for segment, _ in touched}

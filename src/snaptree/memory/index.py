@@ -35,8 +35,8 @@ FREED: Final = ".freed"
 STAGED: Final = ".tmp"
 """The end of the name of everything that is being written."""
 
-_HEAD = struct.Struct("<8sII16s16sI")
-"""Magic, version, bytes of the header with its checksum, id, base, blocks."""
+_HEAD = struct.Struct("<8sII16s16sIII")
+"""Magic, version, bytes of the header with its checksum, id, base, first slot and number of its own slots, blocks."""
 _BLOCK = struct.Struct("<QB")
 """Size in bytes, bytes of the name, which follows."""
 _CRC = struct.Struct("<I")
@@ -66,12 +66,14 @@ class IndexHeader:
 
     :param id: the snapshot's.
     :param base: the id of the snapshot whose pages it shares; ``None`` where it began with none.
+    :param own: first slot and number of slots of the segment that was written for it; (0, 0) where there is none.
     :param size: bytes of the header: there the root begins.
     """
 
     id: str
     base: str | None
     layout: Layout
+    own: tuple[int, int]
     size: int
 
     @property
@@ -106,12 +108,12 @@ def slots_of(root: Root) -> NDArray[np.int64]:
     return (root & np.uint64(0xFFFFFFFF)).astype(np.int64)
 
 
-def encode_header(id: str, base: str | None, layout: Layout) -> bytes:
+def encode_header(id: str, base: str | None, layout: Layout, own: tuple[int, int]) -> bytes:
     """Return the bytes of a header."""
     check_layout(layout)
     blocks = b"".join(_BLOCK.pack(b.size, len(b.name.encode())) + b.name.encode() for b in layout)
     size = -(-(_HEAD.size + len(blocks) + _CRC.size) // 8) * 8
-    head = _HEAD.pack(MAGIC, VERSION, size, uuid.UUID(id).bytes, uuid.UUID(base or NIL).bytes, len(layout))
+    head = _HEAD.pack(MAGIC, VERSION, size, uuid.UUID(id).bytes, uuid.UUID(base or NIL).bytes, *own, len(layout))
     return _sealed((head + blocks).ljust(size - _CRC.size, b"\0"))
 
 
@@ -138,7 +140,7 @@ def parse_header(data: bytes) -> IndexHeader:
     """
     if len(data) < _HEAD.size or data[: len(MAGIC)] != MAGIC:
         raise PagesDamaged("It is no index of pages.")
-    _, version, size, id, base, blocks = _HEAD.unpack_from(data)
+    _, version, size, id, base, *own, blocks = _HEAD.unpack_from(data)
     if version > VERSION:
         raise NewerVersion(f"It has the version {version}, and {VERSION} is the newest known here.", "Update snaptree.")
     if not _HEAD.size + _CRC.size <= size <= min(HEADER_MAX, len(data)):
@@ -157,7 +159,9 @@ def parse_header(data: bytes) -> IndexHeader:
     except (struct.error, ValueError):
         raise PagesDamaged("Its layout of RAM is none.") from None
     base_id = str(uuid.UUID(bytes=base))
-    return IndexHeader(str(uuid.UUID(bytes=id)), None if base_id == NIL else base_id, tuple(found), size)
+    return IndexHeader(
+        str(uuid.UUID(bytes=id)), None if base_id == NIL else base_id, tuple(found), (own[0], own[1]), size
+    )
 
 
 def parse_root(header: IndexHeader, data: bytes) -> Root:

@@ -99,7 +99,13 @@ class PageMap:
         self.layout: Layout = header.layout
         self.base = header.base
         self.root = root
+        self._own = header.own
         self._leaves = leaves
+
+    def is_own(self, slots: NDArray[np.integer]) -> NDArray[np.bool_]:
+        """Say of each slot whether it was written for this snapshot: then only those that began with it share it."""
+        first, count = self._own
+        return np.asarray((slots >= first) & (slots < first + count), np.bool_)
 
     @property
     def pages(self) -> int:

@@ -1,7 +1,6 @@
 """The store of a VM's RAM pages: its snapshots, their maps, reading them.  Not for: the formats, or how a write goes.
 
-Every snapshot has a map from pages to slots.  It begins as a copy of its base's, and a slot is only ever shared along
-unbroken lines from bases to those that began with them: so what nobody beside a snapshot in this tree has, nobody has.
+Every snapshot has a map from pages to slots, which began as a copy of its base's.
 """
 
 from __future__ import annotations

@@ -89,6 +89,7 @@ class Writer:
         self._loaded = np.zeros(leaves, np.bool_)
         self._checksums = np.zeros(most, np.uint32)
         self._state = np.zeros(self._pages, np.uint8)
+        self._scratch: Bytes | None = None
         self._fd = -1
         self._open = True
 
@@ -186,10 +187,12 @@ class Writer:
 
     def _as_base(self, base: Slots, sums: Slots, content: Bytes) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         """Say of each page whether it is as in the base."""
-        equal = self._store.segments.checksums(base) == sums
+        equal = (self._store.segments.checksums(base) == sums) & ((sums != 0) == (base != 0))
         doubtful = np.flatnonzero(equal & (sums != 0))
         if len(doubtful):
-            there = np.empty((len(doubtful), PAGE), np.uint8)
+            if self._scratch is None:  # kept, since fresh memory is slow at its first touch
+                self._scratch = np.empty((_PART, PAGE), np.uint8)
+            there = self._scratch[: len(doubtful)]
             # Unchecked: what is equal to content with the right checksum is right.
             self._store.segments.read_unchecked(base[doubtful], there)
             equal[doubtful] = same(there, content if len(doubtful) == len(content) else content[doubtful])
@@ -235,7 +238,9 @@ class Writer:
             trace("pages.segment-synced")
         elif self._fd >= 0:
             disk.unlink(self._staged_segment)
-        data = encode_header(self._id, self.base_id, self._layout)
+        data = encode_header(
+            self._id, self.base_id, self._layout, (0, 0) if segment is None else (segment.first, count)
+        )
         header = parse_header(data)
         data += encode_root(root)
         write_staged(self._staged_index, data)
@@ -276,15 +281,12 @@ class Writer:
             slots = self._slots[leaves]
             counts = np.count_nonzero(slots, axis=1)
             root[leaves] = 0
-            sizes = np.minimum(self._pages - leaves * LEAF, LEAF)
             if self._flat:
                 dense, first = counts > 0, self._first + leaves * LEAF
             else:
                 first = slots[:, 0].astype(np.int64)
                 run = slots - slots[:, :1] == np.arange(LEAF, dtype=np.uint32)
-                run |= np.arange(LEAF) >= sizes[:, None]
-                dense = (counts == sizes) & run.all(axis=1) & (first >= self._first)
-                dense &= first + sizes <= self._next
+                dense = (counts == LEAF) & run.all(axis=1) & (first >= self._first) & (first < self._next)
             root[leaves[dense]] = entries(Kind.DENSE, counts[dense], first[dense])
             kept.append(leaves[(counts > 0) & ~dense])
         tables = np.concatenate(kept)
