@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 
 from . import output, progress
+from .changes import changing
 from .command import Command, Parser, add_json, add_no_wait, add_vm
-from .outcome import outcome, sentence
-from .source import connected, find_vm
+from .outcome import sentence, stopped_sentence
 
 
 def arguments(parser: Parser) -> None:
@@ -21,16 +21,14 @@ def arguments(parser: Parser) -> None:
 
 def act(args: argparse.Namespace) -> int:
     """Create it, and say so."""
-    request = {"name": args.name, "wait": not args.no_wait}
-    if args.message is not None:
-        request["description"] = args.message
-    with connected(find_vm(args.vm)) as client, progress.shown(f"creating {args.name}"):
-        client.execute("snapshot-create", request)
-        done = outcome(client, "create", "SNAPSHOT_CREATED", {"name": args.name})
+    with changing(args.vm) as vm, progress.shown(f"creating {args.name}"):
+        done = vm.create(args.name, args.message, wait=not args.no_wait)
     if args.json:
         output.document(done)
-    else:
+    elif vm.running:
         output.say(sentence("created", done))
+    else:
+        output.say(f"{stopped_sentence('created', done)}: disks only, for the VM does not run")
     return 0
 
 
@@ -39,6 +37,7 @@ COMMAND = Command(
     description="""\
 Take a snapshot of the whole VM: all its devices, its device state and its RAM, of one moment.
 The VM pauses meanwhile, and runs on if it ran. The snapshot's parent is the current one; then it is current itself.
+Of a VM that does not run it takes the disks alone, and says so: such a snapshot is loaded while the VM does not run.
 What stands in the way is said before anything is touched; `snaptree status VM` says it too.""",
     arguments=arguments,
     act=act,

@@ -58,12 +58,21 @@ def render(snapshots: list[SnapshotJSON]) -> Table:
 def lacking(snapshot: SnapshotJSON) -> str:
     """Return what a snapshot that is not whole lacks."""
     missing = [clean(d["device"]) for d in snapshot["devices"] if not d["present"]]
+    if snapshot.get("foreign", False) and not missing:
+        return "see its description"
     return f"not on {', '.join(missing)}" if missing else "see `snaptree show`"
+
+
+def strange(snapshot: SnapshotJSON) -> str:
+    """Return what is said of a snapshot that others took: where it is, under which ids of QEMU, and what is wrong."""
+    there = [f"id {clean(id)} on {clean(d['device'])}" for d in snapshot["devices"] for id in d.get("qemu_ids", ())]
+    problems = " ".join(clean(problem) for problem in snapshot.get("problems", ()))
+    return f"(foreign) {', '.join(there)}" + (f": {problems}" if problems else "")
 
 
 def _row(snapshot: SnapshotJSON) -> list[Span]:
     current, foreign = snapshot["current"], snapshot.get("foreign", False)
-    described = "(foreign)" if foreign else clean(snapshot["description"])
+    described = strange(snapshot) if foreign else clean(snapshot["description"])
     return [
         ("*" if current else "", "current"),
         (clean(snapshot["name"]), "current" if current else ""),

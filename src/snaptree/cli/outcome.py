@@ -61,6 +61,11 @@ def sentence(verb: str, done: Mapping[str, Any]) -> str:
     )
 
 
+def stopped_sentence(verb: str, done: Mapping[str, Any]) -> str:
+    """Return the line that says what was done on a VM that doesn't run."""
+    return f"{verb} {done['name']} ({short(done['id'])}) in {duration_text(done['duration_ms'])}"
+
+
 def _is(data: Mapping[str, Any], which: Mapping[str, str]) -> bool:
     if "id" in which:
         return str(data.get("id", "")).replace("-", "").startswith(which["id"].replace("-", "").lower())

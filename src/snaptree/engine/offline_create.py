@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import replace
 from typing import Any
 
 from ..catalog.history import Journal
 from ..catalog.lineage import create_record, delete_record
-from ..catalog.rows import from_record
+from ..catalog.rows import from_record, to_record
 from ..model.errors import ImageError, NameTaken, NotReady, SnaptreeError
 from ..model.ids import NIL, new_id
 from ..model.names import check_name, printable
-from ..model.snapshot import Machine, Snapshot
+from ..model.snapshot import Snapshot
 from ..model.tags import format_tag
 from ..places.places import VMPlace
 from . import trace
@@ -72,20 +72,21 @@ def create(place: VMPlace, name: str, description: str = "", *, client: str = ""
 def _plan(vm: Stopped, name: str, description: str) -> dict[str, Any]:
     parent_id = vm.catalog.current().id or NIL
     id = new_id()
-    return {
-        "id": id,
-        "name": name,
-        "parent_id": parent_id,
-        "tag": format_tag(name, id, parent_id),
-        "memory": "none",
-        "vm_state_size": 0,
-        "vmstate_device": "",
-        "devices": [asdict(device) for device in vm.disks.values()],
-        "machine": asdict(Machine()),
-        "description": description,
-        "automatic": False,
-        "flaw": "",
-    }
+    return to_record(
+        Snapshot(
+            id=id,
+            name=name,
+            parent_id=parent_id,
+            tag=format_tag(name, id, parent_id),
+            created_ns=0,
+            vm_clock_ns=0,
+            memory="none",
+            vm_state_size=0,
+            vmstate_device="",
+            devices=tuple(vm.disks.values()),
+            description=description,
+        )
+    )
 
 
 def whole(vm: Stopped, plan: Mapping[str, Any]) -> Snapshot:
@@ -93,19 +94,19 @@ def whole(vm: Stopped, plan: Mapping[str, Any]) -> Snapshot:
 
     :raises ImageError: where not each of them holds it, once.
     """
+    planned = from_record(dict(plan))
     entries = []
-    for recorded in plan["devices"]:
-        found = [entry for entry in vm.table(recorded["device"]) if entry.tag == plan["tag"]]
+    for recorded in planned.devices:
+        found = [entry for entry in vm.table(recorded.device) if entry.tag == planned.tag]
         if len(found) != 1:
-            raise ImageError(f"{recorded['device']} holds {plan['tag']} {len(found)} times.")
+            raise ImageError(f"{recorded.device} holds {planned.tag} {len(found)} times.")
         entries.append(found[0])
     # qemu-img dates each image by itself; the last one makes the snapshot whole.
-    devices = [
-        {**device, "size": entry.disk_size or device["size"]}
-        for device, entry in zip(plan["devices"], entries, strict=True)
-    ]
-    last = entries[-1]
-    return from_record({**plan, "devices": devices, "created_ns": last.date_ns, "vm_clock_ns": last.vm_clock_ns})
+    devices = tuple(
+        replace(device, size=entry.disk_size or device.size)
+        for device, entry in zip(planned.devices, entries, strict=True)
+    )
+    return replace(planned, devices=devices, created_ns=entries[-1].date_ns, vm_clock_ns=entries[-1].vm_clock_ns)
 
 
 def finish(

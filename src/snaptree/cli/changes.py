@@ -1,0 +1,155 @@
+"""Creating, loading, deleting and adopting: at a VM's supervisor, or on the images of one that doesn't run.
+
+Not for: what is printed of it, nor for what only reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..places.places import VMPlace
+from .outcome import MEMBERS, last_event, outcome
+from .source import connected, find_vm, unsupervised
+
+if TYPE_CHECKING:
+    from .client import Client
+
+
+class Changer(Protocol):
+    """What changes a VM, running or not.
+
+    Each returns what its command prints with ``--json``; ``wait`` waits while another command works on the VM.
+    """
+
+    running: bool
+
+    def create(self, name: str, description: str | None, *, wait: bool) -> dict[str, Any]:
+        """Take a snapshot."""
+
+    def load(self, which: Mapping[str, str], *, allow_resize: bool, wait: bool) -> dict[str, Any]:
+        """Go back to one."""
+
+    def delete(self, which: Mapping[str, str], *, children: bool, wait: bool) -> dict[str, Any]:
+        """Delete one, or with ``children`` all that descends from it too."""
+
+    def adopt(self, tag: str, name: str, description: str | None, *, wait: bool) -> dict[str, Any]:
+        """Take one that others took into the tree."""
+
+
+class AtSupervisor:
+    """A VM that a supervisor looks after, by its QMP socket."""
+
+    running = True
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def create(self, name: str, description: str | None, *, wait: bool) -> dict[str, Any]:
+        """Run snapshot-create."""
+        self._client.execute("snapshot-create", {"name": name, "wait": wait, **_described(description)})
+        return outcome(self._client, "create", "SNAPSHOT_CREATED", {"name": name})
+
+    def load(self, which: Mapping[str, str], *, allow_resize: bool, wait: bool) -> dict[str, Any]:
+        """Run snapshot-load."""
+        self._client.execute("snapshot-load", {**which, "allow-resize": allow_resize, "wait": wait})
+        done = outcome(self._client, "load", "SNAPSHOT_LOADED", which)
+        paused = self._client.execute("query-vm", {})["state"] == "paused"
+        return {**done, "ram_loaded": True, "paused": paused}
+
+    def delete(self, which: Mapping[str, str], *, children: bool, wait: bool) -> dict[str, Any]:
+        """Run snapshot-delete."""
+        doomed = [self._client.execute("query-snapshot", which)]
+        if children:
+            doomed += below(self._client.execute("query-snapshots", {}), doomed[0]["id"])
+        self._client.execute("snapshot-delete", {**which, "children": children, "wait": wait})
+        event = last_event(self._client.events, "SNAPSHOT_DELETED", {"id": doomed[0]["id"]})
+        return {"deleted": [_named(s) for s in doomed], "duration_ms": event.get("duration_ms", 0)}
+
+    def adopt(self, tag: str, name: str, description: str | None, *, wait: bool) -> dict[str, Any]:
+        """Run snapshot-adopt."""
+        self._client.execute("snapshot-adopt", {"tag": tag, "name": name, "wait": wait, **_described(description)})
+        found = self._client.execute("query-snapshot", {"name": name})
+        return {member: found[member] for member in (*MEMBERS, "tag")}
+
+
+class OnImages:
+    """A VM that doesn't run, by its catalog and its images."""
+
+    running = False
+
+    def __init__(self, place: VMPlace) -> None:
+        self._place = place
+
+    def create(self, name: str, description: str | None, *, wait: bool) -> dict[str, Any]:
+        """Take a snapshot of the images."""
+        from ..engine import offline_create  # noqa: PLC0415  SQLite and the qcow2 reader
+
+        done = offline_create.create(self._place, name, description or "", wait=wait)
+        return {**self._snapshot(done.snapshot.id), "duration_ms": done.duration_ms, "pause_ms": 0}
+
+    def load(self, which: Mapping[str, str], *, allow_resize: bool, wait: bool) -> dict[str, Any]:
+        """Bring the images back."""
+        from ..engine import offline_load  # noqa: PLC0415
+
+        done = offline_load.load(self._place, **which, allow_resize=allow_resize, wait=wait)
+        timing = {"duration_ms": done.duration_ms, "pause_ms": 0}
+        return {**self._snapshot(done.snapshot.id), **timing, "ram_loaded": False, "paused": False}
+
+    def delete(self, which: Mapping[str, str], *, children: bool, wait: bool) -> dict[str, Any]:
+        """Take snapshots off the images."""
+        from ..engine import offline_delete  # noqa: PLC0415
+
+        gone, duration_ms = offline_delete.delete(self._place, **which, children=children, wait=wait)
+        return {"deleted": [{"name": s.name, "id": s.id} for s in gone], "duration_ms": duration_ms}
+
+    def adopt(self, tag: str, name: str, description: str | None, *, wait: bool) -> dict[str, Any]:
+        """Note the snapshot in catalog and lineage."""
+        from ..engine import offline_adopt  # noqa: PLC0415
+
+        done = offline_adopt.adopt(self._place, tag, name, description or "", wait=wait)
+        return self._snapshot(done.snapshot.id, "tag")
+
+    def _snapshot(self, id: str, *more: str) -> dict[str, Any]:
+        from ..engine import offline  # noqa: PLC0415
+
+        found = offline.snapshot(self._place, id=id)
+        return {member: found[member] for member in (*MEMBERS, *more)}
+
+
+@contextmanager
+def changing(vm: str) -> Iterator[Changer]:
+    """Find a VM where it can be changed: at its supervisor, else on its images.
+
+    :raises BadName, NoSuchVM: where there is none.
+    :raises VMNotRunning: where its QEMU runs and nobody supervises it.
+    """
+    place = find_vm(vm)
+    state = place.state()
+    if state.state == "unsupervised":
+        raise unsupervised(place, state.qemu_pid)
+    if state.state == "stopped":
+        yield OnImages(place)
+        return
+    with connected(place) as client:
+        yield AtSupervisor(client)
+
+
+def below(snapshots: list[dict[str, Any]], root_id: str) -> list[dict[str, Any]]:
+    """Return the snapshots that descend from ``root_id``, parents first."""
+    children: dict[str, list[dict[str, Any]]] = {}
+    for snapshot in snapshots:
+        children.setdefault(snapshot["parent_id"], []).append(snapshot)
+    found = children.pop(root_id, [])
+    for snapshot in found:
+        found.extend(children.pop(snapshot["id"], ()))
+    return found
+
+
+def _named(snapshot: Mapping[str, Any]) -> dict[str, Any]:
+    return {"name": snapshot["name"], "id": snapshot["id"]}
+
+
+def _described(description: str | None) -> dict[str, str]:
+    return {} if description is None else {"description": description}
