@@ -99,10 +99,13 @@ def find_ram(pid: int, known: Mapping[str, int] | None = None) -> tuple[RAMRegio
     :raises TracingRefused: where we may not look at it.
     :raises ProcessLookupError: where the process is gone.
     """
-    found = {}
+    found: dict[str, str] = {}
+    mapped = {line.inode for line in _maps(pid)}
     for number, name in _open_files(pid).items():
-        if match := _MEMFD.fullmatch(name):
-            found[match[1]] = f"/proc/{pid}/fd/{number}"
+        path = f"/proc/{pid}/fd/{number}"
+        # QEMU opens it once more, and may have inherited another of that name.
+        if (match := _MEMFD.fullmatch(name)) and (Path(path).stat().st_ino in mapped or match[1] in (known or {})):
+            found.setdefault(match[1], path)
     backends = [Backend(block, path, Path(path).stat().st_size) for block, path in sorted(found.items())]
     return find_regions(pid, backends, known)[0]
 
