@@ -17,9 +17,12 @@ from qemu.qmp import ConnectError, Message, QMPClient, QMPError, Runstate
 
 from ..model.errors import ProtocolError, QEMUFailed, QEMUGone, UsageError
 from ..model.names import printable
+from .lines import Lines
 
 Event = dict[str, Any]
 Reply = dict[str, Any]
+Answered = Callable[[Reply | QEMUGone], None]
+"""Called with QEMU's reply, or with the error that there will be none."""
 
 GREETING_TIMEOUT_S = 5.0
 """QEMU greets at once, or, while another client holds the socket, not at all."""
@@ -64,8 +67,11 @@ class _Client(QMPClient):
     def _cb_inbound(self, msg: Message) -> Message:
         return msg
 
-    async def _on_message(self, msg: Message) -> None:
-        self._arrived(dict(msg))
+    async def _bh_recv_message(self) -> None:
+        assert self._reader is not None
+        assert self._writer is not None
+        await Lines.take_over(self._reader, self._writer.transport, self._arrived, ANSWER_MAX_BYTES)
+        raise EOFError
 
 
 class Session:
@@ -79,7 +85,7 @@ class Session:
         self._client = _Client(self._arrived)
         self._address = address
         self._on_event = on_event
-        self._waiting: dict[str, asyncio.Future[Reply]] = {}  # in the order in which QEMU answers
+        self._waiting: dict[str, tuple[Mapping[str, object], Answered]] = {}  # in the order in which QEMU answers
         self._sent = 0
         self._may_send = asyncio.Event()
         self._may_send.set()
@@ -175,20 +181,52 @@ class Session:
             finally:
                 self._may_send.set()
 
+    def ask(
+        self,
+        message: Mapping[str, object],
+        answered: Answered,
+        *,
+        write: Callable[[Mapping[str, object]], bytes] = compact,
+    ) -> bool:
+        """Do what :meth:`pass_on` does without a task: send at once, and call ``answered`` as soon as QEMU answers.
+
+        :return: false where a descriptor has its turn just now; then nothing was sent, and ``pass_on`` waits for it.
+        """
+        if not self._may_send.is_set():
+            return False
+        self._send(message, write, answered)
+        return True
+
     async def _exchange(self, message: Mapping[str, object], write: Callable[[Mapping[str, object]], bytes]) -> Reply:
+        waiting: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+
+        def answered(reply: Reply | QEMUGone) -> None:
+            if waiting.done():
+                return  # whoever asked has gone
+            if isinstance(reply, QEMUGone):
+                waiting.set_exception(reply)
+            else:
+                waiting.set_result(reply)
+
+        self._send(message, write, answered)
+        return await waiting
+
+    def _send(
+        self, message: Mapping[str, object], write: Callable[[Mapping[str, object]], bytes], answered: Answered
+    ) -> None:
         self._sent += 1
         id = f"snaptree-{self._sent}"
         line = write({**message, "id": id})
         if len(line) > MESSAGE_MAX_BYTES:
             # QEMU's answer, which it would follow by an error about the rest of the message.
-            return {"error": {"class": "GenericError", "desc": "JSON token size limit exceeded"}}
+            answered({"error": {"class": "GenericError", "desc": "JSON token size limit exceeded"}})
+            return
         try:
             self._client.send_line(line)
-            reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-            self._waiting[id] = reply
-            return await reply
-        except QMPError as error:
-            raise self._gone(message) from error
+        except QMPError:
+            answered(self._gone(message))
+            return
+        self._waiting[id] = message, answered
 
     def _arrived(self, message: dict[str, Any]) -> None:
         """Give an event or a reply to whom it belongs."""
@@ -197,12 +235,11 @@ class Session:
             return
         # An error without an id is QEMU's answer to what it could not read, and it answers in order.
         id = message.pop("id", None) or next(iter(self._waiting), "")
-        reply = self._waiting.pop(id, None)
-        if reply is None:
+        waiting = self._waiting.pop(id, None)
+        if waiting is None:
             log.warning("QEMU answered what nobody asked: %s", printable(str(message), 200))
             return
-        if not reply.done():
-            reply.set_result(message)
+        waiting[1](message)
         self._answered.set()
 
     def _gone(self, message: Mapping[str, object]) -> QEMUGone:
@@ -225,10 +262,10 @@ class Session:
         with contextlib.suppress(QMPError, OSError, EOFError):
             await self._client.disconnect()
         self.closed.set()
-        for reply in self._waiting.values():
-            if not reply.done():
-                reply.set_exception(QMPError("the connection has ended"))
+        waiting = [*self._waiting.values()]
         self._waiting.clear()
+        for message, answered in waiting:
+            answered(self._gone(message))
         self._answered.set()
 
 

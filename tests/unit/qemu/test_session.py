@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from snaptree.model.errors import ProtocolError, QEMUFailed, QEMUGone
-from snaptree.qemu.session import Session
+from snaptree.qemu.session import Reply, Session
 
 GREETING = {"QMP": {"version": {"qemu": {"major": 10, "minor": 0, "micro": 2}, "package": ""}, "capabilities": []}}
 Say = Callable[..., None]
@@ -26,7 +26,7 @@ def talk(tmp_path: Path, answering: Script, use: Callable[[Session], Awaitable[N
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         commands: list[dict[str, Any]] = []
 
-        def say(*messages: dict[str, Any]) -> None:
+        def say(*messages: object) -> None:
             writer.write(b"".join(json.dumps(message).encode() + b"\r\n" for message in messages))
 
         say(GREETING)
@@ -141,6 +141,45 @@ def test_the_end_of_the_connection_fails_what_waits_and_what_comes_later(tmp_pat
             await session.execute("late")
 
     talk(tmp_path, lambda commands, say: None, use)
+
+
+@pytest.mark.parametrize("commands_before", [0, 1, 5])
+def test_a_peer_that_says_what_is_no_qmp_is_left(tmp_path: Path, commands_before: int) -> None:
+    def then_nonsense(commands: list[dict[str, Any]], say: Say) -> None:
+        if len(commands) <= commands_before:
+            echo(commands, say)
+        else:
+            say("no object")
+
+    async def use(session: Session) -> None:
+        for _ in range(commands_before):
+            assert await session.execute("x") == "x"
+        with pytest.raises(QEMUGone):
+            await session.execute("x")
+        await session.closed.wait()
+
+    talk(tmp_path, then_nonsense, use)
+
+
+def test_a_command_that_is_asked_without_waiting_is_answered_by_a_call(tmp_path: Path) -> None:
+    async def use(session: Session) -> None:
+        replies: list[Reply | QEMUGone] = []
+        assert session.ask({"execute": "a"}, replies.append)
+        assert session.ask({"execute": "b" * (64 << 20)}, replies.append)  # more than QEMU takes
+        assert await session.execute("c") == "c"
+        assert replies == [
+            {"error": {"class": "GenericError", "desc": "JSON token size limit exceeded"}},
+            {"return": "a"},
+        ]
+        assert session.ask({"execute": "leave"}, replies.append)
+        await session.closed.wait()
+        assert session.ask({"execute": "late"}, replies.append)
+        assert [str(reply) for reply in replies[2:]] == [
+            f'QEMU\'s QMP connection unix:{tmp_path}/sock ended before the answer to "{command}".'
+            for command in ("leave", "late")
+        ]
+
+    talk(tmp_path, echo, use)
 
 
 def test_an_answer_may_have_many_mebibytes(tmp_path: Path) -> None:
