@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..model.errors import PagesDamaged, PageStoreError
+from ..model.errors import PageStoreError
 from ..model.tags import parse_tag
 from ..places.places import VMPlace
 from .check import Book
@@ -65,7 +65,8 @@ def book_with_pages(book: Book, place: VMPlace, disks: Sequence[Examined], *, fa
     try:
         seen = Seen()
         pages = {id: _verified(store, id, name, content=not fast, seen=seen) for id, name in wanted.items()}
-        return replace(book, pages=pages, more=(*book.more, *(_unused(store, place) if unused else ())))
+        more = _unused(store, place, _needless(store, book, disks)) if unused else ()
+        return replace(book, pages=pages, more=(*book.more, *more))
     finally:
         store.close()
 
@@ -116,20 +117,28 @@ def _verified(store: PageStore, id: str, name: str, *, content: bool, seen: obje
         )
 
 
-def _unused(store: PageStore, place: VMPlace) -> tuple[Finding, ...]:
+def _needless(store: PageStore, book: Book, disks: Sequence[Examined]) -> int:
+    """Return how many snapshots of the store neither catalog nor images know."""
+    if book.catalog_problem is not None or book.journal is not None:
+        return 0  # nobody can say it now
+    tags = (parse_tag(entry.tag) for disk in disks for entry in disk.table or ())
+    return len(store.ids() - {s.id for s in book.snapshots} - {tag.id for tag in tags if tag is not None})
+
+
+def _unused(store: PageStore, place: VMPlace, needless: int) -> tuple[Finding, ...]:
+    found = []
     try:
-        pages = sum(found.pages for found in store.unreferenced())
-    except (PagesDamaged, PageStoreError):
-        return ()  # what is damaged is named with its snapshot
-    if not pages:
+        pages = sum(unused.pages for unused in store.unreferenced())
+    except PageStoreError:
+        pages = 0  # what is damaged is named with its snapshot
+    if pages:
+        found.append(f"{pages * PAGE_BYTES >> 10} KiB that no snapshot uses")
+    if needless:
+        found.append(f"the pages of {needless} snapshots that neither catalog nor images know")
+    if not found:
         return ()
-    return (
-        Finding(
-            "unused-space",
-            f"The page store {place.pages} holds {pages * PAGE_BYTES >> 10} KiB that no snapshot uses.",
-            f"The next `snaptree run {place.name}` gives it back.",
-        ),
-    )
+    said = f"The page store {place.pages} holds {' and '.join(found)}."
+    return (Finding("unused-space", said, f"The next `snaptree run {place.name}` gives back what it can."),)
 
 
 def _missing(name: str, id: str, why: str) -> Finding:
