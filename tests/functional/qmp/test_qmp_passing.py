@@ -12,7 +12,15 @@ from tests.functional.qmp.serving import answer, raw_client, served
 
 OURS = {
     *("query-snapshot-status", "query-snapshots", "query-snapshot", "query-snapshot-history", "query-current-snapshot"),
-    *("query-vm", "snapshot-create", "snapshot-load", "snapshot-delete", "snapshot-rename", "snapshot-describe"),
+    *(
+        "query-vm",
+        "query-snapshot-check",
+        "snapshot-create",
+        "snapshot-load",
+        "snapshot-delete",
+        "snapshot-rename",
+        "snapshot-describe",
+    ),
 }
 REFUSED = {"snapshot-save", "blockdev-snapshot-internal-sync", "blockdev-snapshot-delete-internal-sync"}
 MERGED = {"query-commands", "query-qmp-schema"}
