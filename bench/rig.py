@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -107,13 +107,17 @@ class Rig:
 
 
 @contextmanager
-def rig(*arguments: str, linux: bool, memory_mib: int = 128) -> Iterator[Rig]:
+def rig(
+    *arguments: str, linux: bool, memory_mib: int = 128, append: str = "", options: Sequence[str] = ()
+) -> Iterator[Rig]:
     """Run a VM with two disks under snaptree; it is ended afterwards.
 
     :param arguments: more arguments for QEMU.
     :param linux: boot the test guest; else the VM only runs its firmware.
+    :param append: more words for the guest's kernel.
+    :param options: of ``snaptree run``.
     """
-    folder = Path(tempfile.mkdtemp(prefix="snaptree-bench-"))
+    folder = Path(tempfile.mkdtemp(prefix="snaptree-bench-", dir=os.environ.get("SNAPTREE_BENCH_DIR")))
     made = Rig(folder)
     qemu = [
         "qemu-system-x86_64",
@@ -136,9 +140,16 @@ def rig(*arguments: str, linux: bool, memory_mib: int = 128) -> Iterator[Rig]:
         qemu += ["-device", f"virtio-blk-pci,drive={name}"]
     qemu += ["-serial", "file:serial.log"]
     if linux:
-        qemu += ["-kernel", str(build.KERNEL), "-initrd", str(build.INITRAMFS), "-append", "console=ttyS0 quiet"]
+        qemu += [
+            "-kernel",
+            str(build.KERNEL),
+            "-initrd",
+            str(build.INITRAMFS),
+            "-append",
+            f"console=ttyS0 quiet {append}",
+        ]
     try:
-        made.snaptree("run", "vm", "--detach", "--allow-raw", "--", *qemu, *arguments)
+        made.snaptree("run", "vm", "--detach", "--allow-raw", *options, "--", *qemu, *arguments)
         if linux:
             made.wait_serial("STATE OK ram=5 ")
         yield made

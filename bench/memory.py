@@ -1,0 +1,126 @@
+"""Pauses of the pages way, beside QEMU's own snapshots of an ordinary VM of the same size.  Not for: forks."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .rig import Client, Rig, rig
+
+NODES = ["a", "b"]
+ROUNDS = int(os.environ.get("SNAPTREE_BENCH_ROUNDS", "15"))
+PLAIN_ROUNDS = 3
+SIZES_GIB = [int(word) for word in os.environ.get("SNAPTREE_BENCH_GIB", "1,4,8").split(",")]
+BUSY_MIB = 50
+FEW_PAGES = 5000
+
+
+def measure() -> dict[str, Any]:
+    """Return medians in milliseconds for each size of RAM, half of it in use, idle and busy; and what must be."""
+    found: dict[str, Any] = {}
+    for gib in SIZES_GIB:
+        for busy in (False, True):
+            name = f"{gib}GiB_{'busy' if busy else 'idle'}"
+            found |= {f"{name}_{key}": value for key, value in _pages(gib, busy=busy).items()}
+        found |= {f"{gib}GiB_plain_{key}": value for key, value in _plain(gib).items()}
+        for what in ("create_pause", "load"):
+            ours = found[f"{gib}GiB_idle_{what}_ms"]
+            found[f"{gib}GiB_{what}_times_shorter"] = found[f"{gib}GiB_plain_{what}_ms"] / ours
+    return found
+
+
+def _pages(gib: int, *, busy: bool) -> dict[str, Any]:
+    with _guest(gib, busy=busy) as (made, client):
+        first = _create(client, "first")
+        creates, duration, qemus, loads, load_pauses = [], [], [], [], []
+        for number in range(ROUNDS):
+            entry = _create(client, f"s-{number}")
+            creates.append(entry["pause_ms"])
+            duration.append(entry["duration_ms"])
+            qemus.append(_qemu_alone(client, f"raw-{number}"))
+            loads.append(client.timed("snapshot-load", name=f"s-{number}"))
+            load_pauses.append(_last(client)["pause_ms"])
+        pages = made.folder / "home" / "vms" / "vm" / "pages"
+        store = sum(path.stat().st_blocks * 512 for path in pages.iterdir())
+        first_bytes = _allocated(pages, client, "first")
+        return {
+            "first_create_pause_ms": first["pause_ms"],
+            "first_create_ms": first["duration_ms"],
+            "create_pause_ms": statistics.median(creates),
+            "create_pause_worst_ms": max(creates),
+            "create_ms": statistics.median(duration),
+            "qemu_stop_save_cont_ms": statistics.median(qemus),
+            "pause_above_qemu_ms": statistics.median(creates) - statistics.median(qemus),
+            "load_ms": statistics.median(loads),
+            "load_pause_ms": statistics.median(load_pauses),
+            "store_mib": store / 2**20,
+            "first_mib": first_bytes / 2**20,
+            "supervisor_mib": _memory(client) / 2**20,
+        }
+
+
+def _plain(gib: int) -> dict[str, Any]:
+    """QEMU's own commands on a VM whose RAM is its own, so that it is at its best."""
+    with _guest(gib, busy=False, full=True) as (_, client):
+        saves, loads = [], []
+        for number in range(PLAIN_ROUNDS):
+            saves.append(client.job("snapshot-save", tag=f"raw-{number}", vmstate="a", devices=NODES))
+            loads.append(client.job("snapshot-load", tag=f"raw-{number}", vmstate="a", devices=NODES))
+            client.job("snapshot-delete", tag=f"raw-{number}", devices=NODES)
+        found = {"create_pause_ms": statistics.median(saves), "load_ms": statistics.median(loads)}
+    if shutil.which("virsh"):
+        found["libvirt"] = -1.0
+    return found
+
+
+def _qemu_alone(client: Client, tag: str) -> float:
+    """Return what QEMU itself needs for a save without shared RAM, and take that save away again."""
+
+    def ignore(on: bool) -> None:
+        client.execute("migrate-set-capabilities", capabilities=[{"capability": "x-ignore-shared", "state": on}])
+
+    ignore(True)
+    took = client.timed("stop")
+    took += client.job("snapshot-save", tag=tag, vmstate="a", devices=NODES)
+    took += client.timed("cont")
+    ignore(False)
+    client.job("snapshot-delete", tag=tag, devices=NODES)
+    return took
+
+
+@contextmanager
+def _guest(gib: int, *, busy: bool, full: bool = False) -> Iterator[tuple[Rig, Client]]:
+    words = f"snaptree.fill={gib * 512}" + (f" snaptree.dirty={BUSY_MIB}" if busy else "")
+    with rig(linux=True, memory_mib=gib * 1024, append=words, options=["--memory", "full"] if full else []) as made:
+        client = made.client()
+        try:
+            yield made, client
+        finally:
+            client.close()
+
+
+def _create(client: Client, name: str) -> dict[str, Any]:
+    client.execute("snapshot-create", name=name)
+    return _last(client)
+
+
+def _last(client: Client) -> dict[str, Any]:
+    entry: dict[str, Any] = client.execute("query-snapshot-history", limit=1)[0]
+    return entry
+
+
+def _allocated(pages: Path, client: Client, name: str) -> int:
+    id = client.execute("query-snapshot", name=name)["id"]
+    return sum(path.stat().st_blocks * 512 for path in pages.iterdir() if path.name.startswith(id))
+
+
+def _memory(client: Client) -> int:
+    """Return the supervisor's memory beside page cache and the guest's RAM."""
+    pid = client.execute("query-vm")["supervisor_pid"]
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("RssAnon:")[1].split()[0]) * 1024
