@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 from typing import Protocol
@@ -9,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .kernel import PAGE_SIZE, SYS_PROCESS_VM_READV, SYS_PROCESS_VM_WRITEV, syscall
+from .kernel import PAGE_SIZE, SYS_MADVISE, SYS_PROCESS_VM_READV, SYS_PROCESS_VM_WRITEV, syscall
 from .layout import RAMRegion
 from .ranges import Pages, Ranges, to_ranges
 from .refusal import refusal
@@ -19,6 +20,12 @@ Content = NDArray[np.uint8]
 
 PAGES_AT_ONCE = 512
 """So much is copied in 1 ms, or 5 ms where each page is touched for the first time: so long other threads wait."""
+
+WARM_PAGES = 4096
+"""So much is mapped in one system call: 4 ms."""
+
+MADV_POPULATE_READ = 22
+"""asm-generic/mman-common.h; Linux 5.14."""
 
 IOV_MAX = 1024
 """How many pieces one process_vm_readv(2) takes."""
@@ -44,6 +51,9 @@ class Access(Protocol):
 
     def populated(self) -> Ranges:
         """Return the pages that have memory; the others are zero, and reading them through a mapping would cost it."""
+
+    def warm(self, first: int, count: int) -> None:
+        """Map pages into our process, so that their first use is no fault; only those that have memory."""
 
     def allocated_bytes(self) -> int:
         """Return how much memory the region's file has; 0 where that says nothing."""
@@ -114,6 +124,12 @@ class MappedFile:
                 found.append((start // PAGE_SIZE, -(-at // PAGE_SIZE)))
         return np.array(found, np.int64).reshape(-1, 2)
 
+    def warm(self, first: int, count: int) -> None:
+        """Map pages; an older kernel maps them when they are used."""
+        with contextlib.suppress(OSError):
+            address = self._pages.ctypes.data + first * PAGE_SIZE
+            syscall(SYS_MADVISE, address, count * PAGE_SIZE, MADV_POPULATE_READ)
+
     def allocated_bytes(self) -> int:
         """Return how much memory the file has."""
         return os.fstat(self._fd).st_blocks * 512
@@ -153,6 +169,9 @@ class RemoteMemory:
     def populated(self) -> Ranges:
         """Return all: a private mapping shows its file wherever QEMU has not written."""
         return np.array([[0, self._region.pages]], np.int64)
+
+    def warm(self, first: int, count: int) -> None:
+        """Do nothing: nothing is mapped here."""
 
     def allocated_bytes(self) -> int:
         """Return 0: what a private mapping has is told by QEMU's process."""

@@ -9,6 +9,7 @@ from pathlib import Path
 # asm/unistd_64.h
 SYS_CLOSE = 3
 SYS_MMAP = 9
+SYS_MADVISE = 28
 SYS_GETPID = 39
 SYS_PRCTL = 157
 SYS_RESTART_SYSCALL = 219

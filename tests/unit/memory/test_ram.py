@@ -10,9 +10,16 @@ from tests.unit.memory.own import OwnRAM
 
 from snaptree.memory.access import PAGES_AT_ONCE
 from snaptree.memory.kernel import PAGE_SIZE
-from snaptree.memory.ram import GuestRAM, find_ram, new_content
+from snaptree.memory.ram import Content, GuestRAM, find_ram, new_content
 
 WAYS = pytest.mark.parametrize("private", [False, True], ids=["through the file", "through the process"])
+
+
+def mapped_pages(view: Content) -> int:
+    """Return how many of the pages are in our page tables (proc(5), pagemap: bit 63)."""
+    with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
+        pagemap.seek(view.ctypes.data // PAGE_SIZE * 8)
+        return int((np.frombuffer(pagemap.read(len(view) * 8), np.uint64) >> np.uint64(63)).sum())
 
 
 @WAYS
@@ -116,3 +123,17 @@ def test_a_process_that_is_gone_is_an_error() -> None:
         region = own.region(private=True)
         with GuestRAM(2**22 + 1, [region]) as ram, pytest.raises(ProcessLookupError):
             ram.gather(np.array([0]))
+
+
+def test_warming_maps_what_has_memory_and_gives_memory_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("snaptree.memory.ram.WARM_PAGES", 16)
+    with OwnRAM(200) as own:
+        own.pages[10:50] = 1
+        own.pages[150] = 1
+        with GuestRAM(os.getpid(), [own.region()]) as ram:
+            answers = iter([True, False])
+            ram.warm(lambda: next(answers))
+            assert 16 <= mapped_pages(ram.window(0, 200)) < 41  # the kernel maps neighbours too
+            ram.warm()
+            assert mapped_pages(ram.window(0, 200)) == 41
+            assert ram.populated().tolist() == [[10, 50], [150, 151]]
