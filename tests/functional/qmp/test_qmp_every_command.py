@@ -91,7 +91,8 @@ SCRIPT: tuple[tuple[str, Arguments], ...] = (
     ("qom-list", {"path": "/objects/thread"}),
     ("object-del", {"id": "thread"}),
     ("object-del", {"id": "thread"}),
-    ("qom-list-types", {"implements": "iothread"}),
+    # Not a good one: it loads all modules, and QEMU 10, unpacked beside an installed 7.2, finds that one's and aborts.
+    ("qom-list-types", {"abstract": 1}),
     ("qom-list-properties", {"typename": "iothread"}),
     ("device-list-properties", {"typename": "virtio-rng-pci"}),
     # Character devices, descriptors, displays, input
