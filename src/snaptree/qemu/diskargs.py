@@ -202,7 +202,7 @@ def _change_members(members: dict[str, Any], same: Same) -> bool:
 
 
 def _has_backing(name: str, value: str) -> bool:
-    return any("backing" in key.split(".") for key, _ in _flat(Option(name, value, "")))
+    return any("backing" in key.split(".") for key, _ in flat(Option(name, value, "")))
 
 
 def _with_backing(name: str, value: str) -> Reason:
@@ -222,7 +222,7 @@ def _above(argv: Sequence[str], touched: set[str]) -> list[str]:
     while grown:
         grown = False
         for value in nodes:
-            edges = {text for key, text in _flat(Option("blockdev", value, "")) if key.split(".")[-1] == "file"}
+            edges = {text for key, text in flat(Option("blockdev", value, "")) if key.split(".")[-1] == "file"}
             if edges & touched and value not in found:
                 found[value] = None
                 touched |= _names("blockdev", value)
@@ -234,7 +234,7 @@ def _with_policies(argv: Sequence[str], touched: set[str]) -> dict[int, list[str
     """Return the devices that stand on changed nodes or drives, with policies where they can have them."""
     words = {}
     for option in options(argv):
-        fields = dict(_flat(option))
+        fields = dict(flat(option))
         driver = fields.get("driver", fields.get("", ""))
         missing = [policy for policy in _POLICIES if policy not in fields]
         if option.name != "device" or option.value is None or fields.get("drive") not in touched or not missing:
@@ -252,14 +252,14 @@ def _names(name: str, value: str) -> set[str]:
     """Return the names under which devices and other nodes use what a disk argument makes."""
     if name not in ("drive", "blockdev"):
         return set()
-    pairs = _flat(Option(name, value, ""))
+    pairs = flat(Option(name, value, ""))
     # A drive on a bus of its own has its device and its policies already; its id names it for nobody else.
     own = name == "drive" and dict(pairs).get("if", "") != "none"
     return set() if own else {text for key, text in pairs if key.split(".")[-1] in ("node-name", "id")}
 
 
-def _flat(option: Option) -> list[tuple[str, str]]:
-    """Return an argument's pairs, those of JSON's inner objects with dots in their keys."""
+def flat(option: Option) -> list[tuple[str, str]]:
+    """Return an argument's pairs, those inside JSON's objects and lists with dots in their keys."""
     value = option.value or ""
     if not value.startswith("{"):
         return option.fields()
@@ -269,6 +269,9 @@ def _flat(option: Option) -> list[tuple[str, str]]:
         if isinstance(item, dict):
             for key, below in item.items():
                 walk(below, f"{prefix}.{key}" if prefix else str(key))
+        elif isinstance(item, list):
+            for place, below in enumerate(item):
+                walk(below, f"{prefix}.{place}")
         else:
             found.append((prefix, str(item)))
 
