@@ -53,6 +53,17 @@ input()
 """
 
 
+PARENT = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", {child!r}], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+child.stdout.readline()
+print("up", flush=True)
+print(child.pid, flush=True)
+print(child.wait(), flush=True)
+"""
+"""Starts another target, and prints its pid and how it ended."""
+
+
 class Target:
     """A program that runs; a context manager."""
 

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 from tests.framework.waiting import wait_until
-from tests.unit.memory.targets import ANSWER, CALL, FILTERED, HANDLER, Target
+from tests.unit.memory.targets import ANSWER, CALL, FILTERED, HANDLER, PARENT, Target
 
 from snaptree.memory import kernel
 from snaptree.memory.kernel import PR_SET_PTRACER, SYS_GETPID, SYS_PRCTL
@@ -19,6 +19,7 @@ from snaptree.memory.userfault import of_process
 
 SYS_LSEEK = 8
 SYS_MMAP = 9
+SYS_EXIT_GROUP = 231
 MAP_PRIVATE_ANONYMOUS = 0x22
 
 KILLED_AT = """
@@ -47,12 +48,6 @@ def state(pid: int) -> str:
 
 def wait_blocked(target: Target) -> None:
     wait_until(lambda: state(target.pid) == "S", "the target to wait")
-
-
-def call_a_dead_one(traced: Traced) -> None:
-    os.kill(traced.pid, signal.SIGKILL)
-    traced.call(SYS_GETPID)
-    traced.call(SYS_GETPID)
 
 
 def test_calls_return_their_results_and_errnos() -> None:
@@ -153,11 +148,23 @@ def test_the_process_survives_our_death_at_every_step(after: int) -> None:
         assert int(kernel.status(target.pid)["SigBlk"], 16) == 0
 
 
-def test_a_process_that_dies_meanwhile_is_an_error_and_its_status_is_left_for_its_parent() -> None:
+def test_the_end_of_a_child_of_ours_is_left_for_whoever_started_it() -> None:
     with Target(ANSWER) as target:
         with pytest.raises(ProcessLookupError), Traced(target.pid) as traced:
-            call_a_dead_one(traced)
-        assert target.kill() == -signal.SIGKILL
+            traced.call(SYS_EXIT_GROUP, 7)
+        assert target.kill() == 7
+
+
+def test_the_end_of_somebody_elses_child_is_passed_on_to_its_parent() -> None:
+    with Target(PARENT.format(child=ANSWER)) as parent:
+        with pytest.raises(ProcessLookupError), Traced(int(parent.line())) as traced:
+            traced.call(SYS_EXIT_GROUP, 7)
+        assert parent.line() == "7"
+
+
+def test_a_process_that_is_killed_meanwhile_is_an_error() -> None:
+    with Target(ANSWER) as target, pytest.raises(ProcessLookupError), Traced(target.pid):
+        target.kill()
 
 
 def test_an_error_of_ours_lets_the_process_go() -> None:
