@@ -26,6 +26,7 @@ COMMANDS = {
     "repair": "make a VM's catalog and snapshots whole again",
     "log": "show what was done with the snapshots",
     "forget": "forget a stopped VM",
+    "doctor": "say what this host can do",
     "qmp": "print the address of the VM's QMP socket",
     "completion": "print completions for a shell",
     "help": "explain a command",

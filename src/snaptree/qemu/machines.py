@@ -76,6 +76,15 @@ def ask(program: str, cwd: Path, cache: Path, *, machine: str | None = None, ram
     return found
 
 
+def ask_now(program: str, cwd: Path) -> Emulator:
+    """Return what a program says about itself, without a cache: of a script that calls another QEMU now it is true.
+
+    :raises QEMUStartFailed: where it doesn't answer as QEMU does.
+    """
+    find(program, cwd)
+    return _ask(program, cwd)
+
+
 def find(program: str, cwd: Path) -> Path:
     """Return where a program is.
 
