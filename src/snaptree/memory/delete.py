@@ -92,7 +92,7 @@ def finish(store: PageStore, id: str) -> None:
 def remove_empty(store: PageStore, ranges: Iterable[tuple[int, int]]) -> bool:
     """Remove those of these segments that hold nothing; say whether there was one."""
     found = False
-    for range in sorted(ranges):
+    for range in sorted(set(ranges) - store.borrowed):
         try:
             empty = store.segments.open(range).is_empty()
         except PagesDamaged:
@@ -198,6 +198,8 @@ def _release(store: PageStore, slots: Pages, step: str) -> set[tuple[int, int]]:
     slots = slots[store.segments.known(slots)]
     touched = []
     for range, start, end in store.segments.split(slots):
+        if range in store.borrowed:
+            continue
         try:
             segment = store.segments.open(range)
         except PagesDamaged:

@@ -17,6 +17,7 @@ from ..model.errors import PagesDamaged, PageStoreError
 from ..model.ids import is_id
 from ..places.files import private_directory
 from . import cleaning, delete, disk, runs, verify
+from .borrow import borrowed_segments
 from .index import (
     DELETING,
     FREED,
@@ -46,6 +47,7 @@ _MAPS_MAX: Final = 32
 class PageStore:
     """A store, open.  One thread may change it at a time; others may read meanwhile.
 
+    :ivar borrowed: the segments that belong to another store, and are not changed here.
     :ivar trace: called with the name of each step that a crash may come after.
     """
 
@@ -55,6 +57,7 @@ class PageStore:
         names = {entry.name for entry in os.scandir(directory)}
         self.staged = sorted(name for name in names if name.endswith(STAGED))
         self.segments = Segments(directory, filter(parse_name, names))
+        self.borrowed = borrowed_segments(directory)
         self.leaves = Leaves(self.segments)
         self.headers: dict[str, IndexHeader | PageStoreError] = {}
         """Of each snapshot: its header, or why that cannot be read."""

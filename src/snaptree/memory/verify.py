@@ -174,6 +174,8 @@ def unreferenced(store: PageStore) -> list[Unused]:
                 used.setdefault(range, np.zeros(range[1], np.bool_))[slots[start:end] - range[0]] = True
     found = [Unused(store.directory / name, _stored_in(store.directory / name)) for name in store.staged]
     for range in store.segments.ranges:
+        if range in store.borrowed:
+            continue  # its owner knows
         stored = store.segments.checksums(np.arange(range[0], sum(range), dtype=np.int64)) != 0
         unused = int(np.count_nonzero(stored & ~used.get(range, np.zeros(1, np.bool_))))
         if unused:
