@@ -8,7 +8,7 @@ import pytest
 
 from snaptree.model.errors import NoSuchVM, SnaptreeError
 from snaptree.places.files import private_directory, read_json, write_json
-from snaptree.places.lock import SupervisorLock, is_held
+from snaptree.places.lock import SupervisorLock, holder, is_held
 from snaptree.places.places import Places, Running, check_socket_path
 from snaptree.places.process import identify
 
@@ -55,6 +55,19 @@ def test_a_socket_path_that_cannot_be_bound_or_named_is_refused_by_name() -> Non
     for bad in ("/" + "x" * 107, "/a:b"):
         with pytest.raises(SnaptreeError, match="socket's path"):
             check_socket_path(Path(bad))
+
+
+def test_a_command_and_a_supervisor_exclude_each_other_and_the_lock_says_which_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    assert holder(path) is None
+    for kind in ("command", "supervisor"):
+        lock = SupervisorLock.take(path, kind)
+        assert lock is not None
+        assert holder(path) == kind
+        assert SupervisorLock.take(path, "command") is None
+        assert SupervisorLock.take(path) is None
+        lock.release()
+        assert holder(path) is None
 
 
 def test_the_lock_is_held_by_one_and_asked_for_without_taking_it(tmp_path: Path) -> None:
