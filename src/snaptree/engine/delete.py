@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import time
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from ..model.snapshot import Snapshot
 from ..model.tree import subtree
 from . import tags, trace
 from .entries import is_of
+from .pinned import check_unpinned
 from .vm import VM, Stopwatch
 
 
@@ -43,7 +45,7 @@ async def delete(
     Effects on failure: what a device has let go is gone; the snapshot is still listed, as not consistent, and deleting
     it again goes on from there.  Where the supervisor or QEMU died, the next supervisor does that by itself.
 
-    :raises NoSuchSnapshot, AmbiguousId, UsageError, Busy: before anything was changed.
+    :raises NoSuchSnapshot, AmbiguousId, UsageError, Refused, Busy: before anything was changed.
     :raises QEMUFailed: where QEMU could not delete.
     """
     async with vm.operation("delete", wait=wait):
@@ -53,6 +55,7 @@ async def delete(
         doomed = [snapshot]
         if children:
             doomed = subtree(await vm.disk(vm.catalog.snapshots), snapshot.id)
+        await asyncio.to_thread(check_unpinned, vm.place, doomed)
         plan = {"ids": [s.id for s in doomed]}
         await vm.disk(vm.catalog.begin, Journal("delete", time.time_ns(), client, plan))
         trace.point("delete.begun")

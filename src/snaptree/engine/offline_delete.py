@@ -16,6 +16,7 @@ from . import trace
 from .entries import is_of, strangers
 from .offline_hold import Stopped, client_name, stopped, stopwatch
 from .offline_recover import settle
+from .pinned import check_unpinned
 
 
 def delete(
@@ -44,6 +45,7 @@ def delete(
         settle(vm)
         snapshot = vm.catalog.find(name=name, id=id)
         doomed = subtree(vm.catalog.snapshots(), snapshot.id) if children else [snapshot]
+        check_unpinned(vm.place, doomed)
         _check(vm, doomed)
         vm.catalog.begin(Journal("delete", time.time_ns(), client, {"ids": [s.id for s in doomed]}))
         trace.point("offline-delete.begun")
@@ -67,10 +69,29 @@ def perform(vm: Stopped, doomed: Sequence[Snapshot], client: str, *, clock: Call
                 vm.delete_tag(device, snapshot.tag)
                 trace.point("offline-delete.one")
         trace.point("offline-delete.removed")
+        forget_pages(vm.place, snapshot.id)
         vm.append_lineage(delete_record([snapshot.id]))
         entry = vm.entry("delete", snapshot.name, snapshot.id, client, clock=clock, result="ok")
         vm.catalog.deleted([snapshot.id], [entry], last=snapshot is doomed[-1])
     trace.point("offline-delete.done")
+
+
+def forget_pages(place: VMPlace, id: str) -> None:
+    """Take a snapshot's RAM out of the page store, where it is there; a second time does nothing.
+
+    Prerequisites: the caller holds the VM's lock.
+
+    :raises PageStoreError: where that can't be.
+    """
+    if not place.pages.exists():
+        return
+    from ..memory.store import PageStore  # noqa: PLC0415  numpy takes 100 ms
+
+    store = PageStore.open(place.pages, clean=True, trace=trace.point)
+    try:
+        store.delete(id)
+    finally:
+        store.close()
 
 
 def resume(vm: Stopped, ids: Sequence[str], client: str) -> str:

@@ -7,6 +7,8 @@
         catalog.sqlite    the catalog (SQLite, with -wal and -shm beside it while the VM is supervised)
         lineage           what the images cannot hold, append-only text
         pages/            the page store: RAM of the snapshots that are taken the pages way
+        forks/            a file for each fork that stands on a snapshot of this VM
+        disks/            of a fork: its images, overlays on its source's
         command.json      the command line, its working directory, and the disks
         running.json      the QEMU process and its supervisor, while QEMU runs; stale after a crash
         lock              held by the supervisor as long as it lives, or by a command on a stopped VM
@@ -23,7 +25,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -47,6 +49,7 @@ class Running:
     :param qemu_qmp: QEMU's QMP address, ``unix:PATH`` or ``tcp:HOST:PORT``.
     :param socket: the supervisor's own socket.
     :param attached: somebody else started this QEMU.
+    :param ram: of a fork: where each RAM block lies in QEMU's address space, which its mappings do not tell.
     """
 
     qemu: ProcessIdentity | None
@@ -54,6 +57,7 @@ class Running:
     socket: str
     supervisor_pid: int
     attached: bool
+    ram: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,16 @@ class VMPlace:
     def pages(self) -> Path:
         """The page store's directory."""
         return self.directory / "pages"
+
+    @property
+    def forks(self) -> Path:
+        """A file for each fork that stands on a snapshot of this VM."""
+        return self.directory / "forks"
+
+    @property
+    def disks(self) -> Path:
+        """The images of a fork: overlays on its source's."""
+        return self.directory / "disks"
 
     @property
     def command(self) -> Path:
@@ -163,6 +177,7 @@ class VMPlace:
             socket=str(value.get("socket", "")),
             supervisor_pid=supervisor_pid if isinstance(supervisor_pid, int) else 0,
             attached=value.get("attached") is True,
+            ram=_addresses(value.get("ram")),
         )
 
     def write_running(self, running: Running) -> None:
@@ -178,6 +193,7 @@ class VMPlace:
                 "socket": running.socket,
                 "supervisor_pid": running.supervisor_pid,
                 "attached": running.attached,
+                "ram": dict(running.ram),
             },
         )
 
@@ -269,6 +285,12 @@ def check_socket_path(path: Path) -> Path:
             "Set XDG_RUNTIME_DIR or SNAPTREE_HOME to a directory without one.",
         )
     return path
+
+
+def _addresses(value: object) -> dict[str, int]:
+    if not isinstance(value, dict):
+        return {}
+    return {str(block): address for block, address in value.items() if isinstance(address, int)}
 
 
 def _usable(runtime: Path) -> bool:
