@@ -126,7 +126,7 @@ def _devices(snapshot: Mapping[str, Any]) -> Table:
 
 
 def _why(snapshot: Mapping[str, Any]) -> Line:
-    return [(f": {clean(snapshot['memory_why'])}", "dim")] if snapshot.get("memory_why") else []
+    return [(clean(snapshot["memory_why"]), "dim")] if snapshot.get("memory_why") else []
 
 
 COMMAND = Command(

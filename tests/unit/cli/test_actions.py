@@ -227,6 +227,15 @@ def test_show_has_every_device_and_all_problems(supervised: Supervise, snaptree:
     assert json.loads(snaptree("show", "dev", "s1", "--json").out) == torn
 
 
+def test_show_says_why_ram_is_kept_as_it_is_on_a_line_of_its_own(
+    supervised: Supervise, snaptree: Run, snapshot: Make
+) -> None:
+    supervised({"query-snapshot": {**snapshot(1), **FULL, "memory_why": "The kernel is too old."}})
+    lines = snaptree("show", "dev", "s1").out.splitlines()
+    place = lines.index("  RAM          inside QEMU's own VM state")
+    assert lines[place + 1].strip() == "The kernel is too old."
+
+
 def test_log_is_a_table_oldest_first(supervised: Supervise, snaptree: Run, snapshot: Make) -> None:
     nil = snapshot(1)["parent_id"]
     client = supervised(
