@@ -29,6 +29,7 @@ class Book:
     :param lineage: ``None`` where there is no such file.
     :param pages: damage of the pages of each snapshot, by id; findings of the page store.
     :param more: findings of other stores.
+    :param stored: the ids that the page store has pages of.
     :param journal: what was under way when the VM's supervisor ended.
     """
 
@@ -38,6 +39,7 @@ class Book:
     lineage: Lineage | None = None
     pages: Mapping[str, tuple[Finding, ...]] = field(default_factory=dict)
     more: tuple[Finding, ...] = ()
+    stored: frozenset[str] = frozenset()
     journal: Journal | None = None
     broken: str = ""
 

@@ -10,8 +10,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..model.errors import PageStoreError
+from ..model.snapshot import Snapshot
 from ..model.tags import parse_tag
 from ..places.places import VMPlace
+from . import trace
 from .check import Book
 from .check_findings import Finding
 from .check_images import Examined
@@ -65,8 +67,10 @@ def book_with_pages(book: Book, place: VMPlace, disks: Sequence[Examined], *, fa
     try:
         seen = Seen()
         pages = {id: _verified(store, id, name, content=not fast, seen=seen) for id, name in wanted.items()}
-        more = _unused(store, place, _needless(store, book, disks)) if unused else ()
-        return replace(book, pages=pages, more=(*book.more, *more))
+        stored = frozenset(store.ids())
+        known = book.catalog_problem is None and book.journal is None  # else nobody can say what is needless now
+        more = _unused(store, place, needless(stored, book.snapshots, disks) if known else ()) if unused else ()
+        return replace(book, pages=pages, more=(*book.more, *more), stored=stored)
     finally:
         store.close()
 
@@ -85,6 +89,23 @@ def pages_are_there(place: VMPlace, id: str) -> bool:
         return store.has(id) and not store.verify(id, content=False)
     except PageStoreError:
         return False
+    finally:
+        store.close()
+
+
+def free_pages(place: VMPlace, ids: Iterable[str]) -> None:
+    """Take snapshots out of the page store, and what a crash has left in it.
+
+    Prerequisites: nobody else uses the store.
+    :raises PageStoreError: where it cannot be written.
+    """
+    from ..memory.store import PageStore  # noqa: PLC0415  numpy
+
+    store = PageStore.open(place.pages, clean=True, trace=trace.point)
+    try:
+        for id in ids:
+            store.delete(id)
+            trace.point("repair.freed")
     finally:
         store.close()
 
@@ -117,15 +138,15 @@ def _verified(store: PageStore, id: str, name: str, *, content: bool, seen: obje
         )
 
 
-def _needless(store: PageStore, book: Book, disks: Sequence[Examined]) -> int:
-    """Return how many snapshots of the store neither catalog nor images know."""
-    if book.catalog_problem is not None or book.journal is not None:
-        return 0  # nobody can say it now
+def needless(stored: Iterable[str], known: Iterable[Snapshot], disks: Sequence[Examined]) -> tuple[str, ...]:
+    """Return the ids of the store that neither catalog nor images know; none where an image cannot be read."""
+    if any(disk.table is None for disk in disks):
+        return ()
     tags = (parse_tag(entry.tag) for disk in disks for entry in disk.table or ())
-    return len(store.ids() - {s.id for s in book.snapshots} - {tag.id for tag in tags if tag is not None})
+    return tuple(sorted(set(stored) - {s.id for s in known} - {tag.id for tag in tags if tag is not None}))
 
 
-def _unused(store: PageStore, place: VMPlace, needless: int) -> tuple[Finding, ...]:
+def _unused(store: PageStore, place: VMPlace, ids: Sequence[str]) -> tuple[Finding, ...]:
     found = []
     try:
         pages = sum(unused.pages for unused in store.unreferenced())
@@ -133,12 +154,13 @@ def _unused(store: PageStore, place: VMPlace, needless: int) -> tuple[Finding, .
         pages = 0  # what is damaged is named with its snapshot
     if pages:
         found.append(f"{pages * PAGE_BYTES >> 10} KiB that no snapshot uses")
-    if needless:
-        found.append(f"the pages of {needless} snapshots that neither catalog nor images know")
+    if ids:
+        found.append(f"the pages of {', '.join(ids)}, which neither catalog nor images know")
     if not found:
         return ()
     said = f"The page store {place.pages} holds {' and '.join(found)}."
-    return (Finding("unused-space", said, f"The next `snaptree run {place.name}` gives back what it can."),)
+    remedy = f"`snaptree repair {place.name}` gives it back." if ids else "Nothing has to be done."
+    return (Finding("unused-space", said, remedy),)
 
 
 def _missing(name: str, id: str, why: str) -> Finding:

@@ -29,7 +29,7 @@ from ..places.signals import undisturbed
 from ..qemu import imagelocks
 from . import trace
 from .check_findings import Report
-from .check_pages import book_with_pages
+from .check_pages import book_with_pages, free_pages
 from .check_read import devices_of, examine, read_book
 from .check_run import check_home, recorded
 from .offline_hold import Stopped, disks_of, locked, opened
@@ -54,7 +54,7 @@ class Work:
 
     def waits(self, step: Step) -> bool:
         """Say whether a step cannot be done while QEMU runs."""
-        return self.qemu_runs and step.changes_images
+        return self.qemu_runs and step.needs_rest
 
 
 @contextmanager
@@ -108,6 +108,8 @@ def _do(work: Work, step: Step, client: str) -> None:
         case "rewrite-lineage":
             with opened(place) as catalog:
                 rewrite_lineage(place, catalog, client)
+        case "free-pages":
+            free_pages(place, step.ids)
         case "end-operation" | "remove-remnant":
             with _held(work) as vm:
                 if step.kind == "end-operation":

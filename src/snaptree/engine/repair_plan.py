@@ -14,6 +14,7 @@ from ..model.snapshot import Device, Snapshot
 from .check import Book, check
 from .check_findings import Report, shown
 from .check_images import Examined, Images
+from .check_pages import needless
 from .rebuild import Rebuilt, rebuild, unknown
 
 Kind = Literal[
@@ -24,6 +25,7 @@ Kind = Literal[
     "mark-inconsistent",
     "mark-whole",
     "rewrite-lineage",
+    "free-pages",
 ]
 
 # What a snapshot is not whole by, and what time does not mend by itself.
@@ -63,6 +65,7 @@ class Step:
     :param snapshot: what :attr:`Kind` needs: the snapshot to add, mark, or mark as whole.
     :param tag: the tag to remove from ``devices``.
     :param flaw: why the snapshot is not whole.
+    :param ids: whose pages to free.
     """
 
     kind: Kind
@@ -72,11 +75,12 @@ class Step:
     tag: str = ""
     devices: tuple[str, ...] = ()
     flaw: str = ""
+    ids: tuple[str, ...] = ()
 
     @property
-    def changes_images(self) -> bool:
-        """Whether it writes to images, which no QEMU may have open then."""
-        return self.kind in ("end-operation", "remove-remnant")
+    def needs_rest(self) -> bool:
+        """Whether it writes to images or pages, which no QEMU may use then."""
+        return self.kind in ("end-operation", "remove-remnant", "free-pages")
 
     def to_json(self, *, done: bool) -> StepJSON:
         """Return the JSON object of the contract."""
@@ -132,6 +136,9 @@ def plan(book: Book, disks: Sequence[Examined], attached: Mapping[str, Device]) 
     steps += _marks(after, check(disks, after), _under_way(book))
     if (book.lineage is None or book.lineage.damaged) and (after.snapshots or rebuilt is not None):
         steps.append(_rewrite(book))
+    ids = needless(book.stored, after.snapshots, disks) if book.journal is None else ()
+    if ids:
+        steps.append(_free(ids))
     return Plan(tuple(steps), rebuilt, report)
 
 
@@ -207,3 +214,8 @@ def _marks(book: Book, report: Report, under_way: set[str]) -> list[Step]:
 def _rewrite(book: Book) -> Step:
     kept = "" if book.lineage is None else " The damaged one is kept beside it."
     return Step("rewrite-lineage", f"Write the lineage file anew from the catalog.{kept}")
+
+
+def _free(ids: tuple[str, ...]) -> Step:
+    message = f"Free the pages of {', '.join(ids)} in the page store, which neither catalog nor images know."
+    return Step("free-pages", message, removes=True, ids=ids)

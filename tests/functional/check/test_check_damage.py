@@ -127,6 +127,7 @@ def test_space_that_nobody_uses_is_a_note(dev: AtRest) -> None:
         dev.img("-d", dev.tags[LAST], str(image))
     dev.sql("DELETE FROM snapshots WHERE name = ?", LAST)
     assert dev.codes("dev") == {("unused-space", None, None)}
+    assert dev.check("dev")[0] == 0
 
 
 def test_names_are_never_printed_raw(dev: AtRest) -> None:
