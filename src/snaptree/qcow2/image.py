@@ -91,6 +91,12 @@ class Image:
     ) -> None:
         self.close()
 
+    def file_kind(self) -> tuple[bool, int]:
+        """Return whether it is a block device, and its file's length in bytes now."""
+        with self._named():
+            length = os.lseek(self._fd, 0, os.SEEK_END)  # st_size of a block device is 0
+            return stat.S_ISBLK(os.fstat(self._fd).st_mode), length
+
     @property
     def header(self) -> Header:
         """The header as it was read last: by open, read_header, or the method that was called last."""
@@ -203,6 +209,11 @@ class Image:
             return None
         with self._named(snapshot):
             return read_head(lambda offset, length: self.read_vm_state(snapshot, offset, length))
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Return ``length`` bytes of the file from a host offset on; fewer where it ends before."""
+        with self._named():
+            return self._read(offset, length)
 
     def _extents(self, header: Header, snapshot: ImageSnapshot, position: int, length: int) -> list[Extent]:
         """Return where a part of a snapshot's virtual space, within one L2 table, lies."""
