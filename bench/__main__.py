@@ -9,7 +9,7 @@ import os
 import platform
 import sys
 
-PARTS = ("starting", "snapshots", "listing", "passing", "memory")
+PARTS = ("starting", "snapshots", "listing", "passing", "memory", "images")
 
 
 def main(words: list[str]) -> int:
