@@ -19,7 +19,6 @@ from .index import INDEX, INDEX_MAX, STAGED, Kind, kinds_of, slots_of, with_base
 from .map import CHUNK, PageMap
 from .pages import chunks
 from .segment import parse_name
-from .writer import write_staged
 
 if TYPE_CHECKING:
     from .store import PageStore
@@ -46,12 +45,12 @@ def borrow(store: PageStore, id: str, directory: Path) -> None:
             path = store.segments.path(range)
             os.link(path, directory / path.name)
             names.append(path.name)
-        write_staged(directory / (BORROWED + STAGED), "".join(f"{name}\n" for name in names).encode())
+        disk.write_file(directory / (BORROWED + STAGED), "".join(f"{name}\n" for name in names).encode())
         disk.rename(directory / (BORROWED + STAGED), directory / BORROWED)
         data = store.path(id).read_bytes()
         if len(data) > INDEX_MAX:
             raise PageStoreError(f"{store.path(id)} is too long to be an index.", "`snaptree check` says more.")
-        write_staged(directory / f"{id}{INDEX}{STAGED}", with_base(data, None))
+        disk.write_file(directory / f"{id}{INDEX}{STAGED}", with_base(data, None))
         disk.rename(directory / f"{id}{INDEX}{STAGED}", directory / f"{id}{INDEX}")
         disk.sync_directory(directory)
 

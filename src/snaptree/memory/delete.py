@@ -17,7 +17,6 @@ its base's.  Where the tree is not known, since an index is damaged or missing, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -28,7 +27,6 @@ from . import disk
 from .index import DELETING, FREED, INDEX, INDEX_MAX, STAGED, IndexHeader, Kind, kinds_of, slots_of, with_base
 from .map import PageMap
 from .pages import LEAF, Pages, Slots, chunks
-from .writer import write_staged
 
 if TYPE_CHECKING:
     from .store import PageStore
@@ -110,7 +108,7 @@ def _give_base(store: PageStore, children: Sequence[str], base: str | None) -> N
         with path.open("rb") as file:
             data = file.read(INDEX_MAX + 1)
         staged = store.path(child, INDEX + STAGED)
-        write_staged(staged, with_base(data, base))
+        disk.write_file(staged, with_base(data, base))
         disk.rename(staged, path)
         header = store.headers[child]
         if isinstance(header, IndexHeader):
@@ -127,45 +125,72 @@ def _free(store: PageStore, id: str) -> set[tuple[int, int]]:
         mine = store.read_map(id, DELETING)
     except PagesDamaged:
         return set()  # nobody can say what it has
-    near, siblings = _relatives(store, mine)
-    leaves = _unshared(mine, near, np.flatnonzero(mine.root))
-    far: list[PageMap] = []
-    if siblings and not mine.is_own(slots_of(mine.root[leaves])).all():
-        far = _maps(store, mine, siblings)
-        leaves = _unshared(mine, far, leaves)
-    slots = [np.empty(0, np.int64)]
-    for part in chunks(leaves, _CHUNK):
-        found = _alone(mine, near, part)
-        if siblings and not mine.is_own(found[found != 0]).all():
-            far = far or _maps(store, mine, siblings)
-            found = _alone(mine, [*near, *far], part)
-        slots.append(found[found != 0].astype(np.int64))
-    touched = _release(store, np.concatenate(slots), "pages.punched")
+    try:
+        slots, leaves = _only(store, mine, *_relatives(store, mine))
+    except PagesDamaged:
+        # Whoever shares through a snapshot that cannot be read is not its relative.
+        slots, leaves = _only(store, mine, set(store.headers), set(), damaged=True)
+    touched = _release(store, slots, "pages.punched")
     tables = leaves[kinds_of(mine.root[leaves]) == Kind.TABLE]
     return touched | _release(store, slots_of(mine.root[tables]), "pages.leaves-punched")
 
 
-def _relatives(store: PageStore, mine: PageMap) -> tuple[list[PageMap], set[str]]:
-    """Return the maps of base and children, and the siblings; or the maps of all, where the tree is not known."""
-    headers = store.headers
-    known = {*headers, *store.pending, None}
-    if mine.base not in known or any(
-        not isinstance(header, IndexHeader) or header.base not in known for header in headers.values()
-    ):
-        return _maps(store, mine, set(headers)), set()
-    near = store.children(mine.id) | ({mine.base} & set(headers))
-    siblings = {id for id, header in headers.items() if isinstance(header, IndexHeader) and header.base == mine.base}
-    return _maps(store, mine, near), siblings
+def _relatives(store: PageStore, mine: PageMap) -> tuple[set[str], set[str]]:
+    """Return base and children, and siblings.
+
+    :raises PagesDamaged: where the tree is not known.
+    """
+    known = {*store.headers, *store.pending, None}
+    bases = {}
+    for id, header in store.headers.items():
+        if not isinstance(header, IndexHeader) or header.base not in known:
+            raise PagesDamaged(f"The base of {id} is not known.")
+        bases[id] = header.base
+    if mine.base not in known:
+        raise PagesDamaged(f"The base of {mine.id} is not known.")
+    near = {id for id, base in bases.items() if base == mine.id or id == mine.base}
+    return near, {id for id, base in bases.items() if base == mine.base}
 
 
-def _maps(store: PageStore, mine: PageMap, ids: Iterable[str | None]) -> list[PageMap]:
-    """Return the maps of those that have the same layout: no other can share anything."""
+def _only(
+    store: PageStore, mine: PageMap, near: set[str], siblings: set[str], *, damaged: bool = False
+) -> tuple[Pages, Pages]:
+    """Return the slots of pages that only this snapshot has, and its leaves that no other has as a whole.
+
+    :param damaged: leave out snapshots whose index cannot be read.
+    :raises PagesDamaged: where one's cannot, without ``damaged``.
+    """
+    close = _maps(store, mine, near, damaged=damaged)
+    leaves = _unshared(mine, close, np.flatnonzero(mine.root))
+    far: list[PageMap] = []
+    if siblings and not mine.is_own(slots_of(mine.root[leaves])).all():
+        far = _maps(store, mine, siblings, damaged=damaged)
+        leaves = _unshared(mine, far, leaves)
+    slots = [np.empty(0, np.int64)]
+    for part in chunks(leaves, _CHUNK):
+        found = _alone(mine, close, part)
+        if siblings and not mine.is_own(found[found != 0]).all():
+            far = far or _maps(store, mine, siblings, damaged=damaged)
+            found = _alone(mine, [*close, *far], part)
+        slots.append(found[found != 0].astype(np.int64))
+    return np.concatenate(slots), leaves
+
+
+def _maps(store: PageStore, mine: PageMap, ids: set[str], *, damaged: bool) -> list[PageMap]:
+    """Return the maps of those that have the same layout: no other can share anything.
+
+    :param damaged: leave out what cannot be read, instead of raising PagesDamaged.
+    """
     found = []
-    for id in sorted(filter(None, ids)):
+    for id in sorted(ids):
         header = store.headers[id]
-        if not isinstance(header, IndexHeader) or header.layout == mine.layout:
-            with suppress(PagesDamaged):
-                found.append(store.map(id))
+        if isinstance(header, IndexHeader) and header.layout != mine.layout:
+            continue
+        try:
+            found.append(store.map(id))
+        except PagesDamaged:
+            if not damaged:
+                raise
     return found
 
 

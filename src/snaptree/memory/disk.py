@@ -135,6 +135,16 @@ def punch(fd: int, offset: int, size: int) -> None:
         write_all(fd, [_ZEROS[: offset + size - start]], start)
 
 
+def write_file(path: Path, data: bytes) -> None:
+    """Write a small file anew, durably but for its name."""
+    fd = create(path)
+    try:
+        write_all(fd, [data], 0)
+        sync(fd)
+    finally:
+        os.close(fd)
+
+
 def truncate(fd: int, size: int) -> None:
     """Make the file so long."""
     os.ftruncate(fd, size)

@@ -141,12 +141,12 @@ def parse_header(data: bytes) -> IndexHeader:
     if len(data) < _HEAD.size or data[: len(MAGIC)] != MAGIC:
         raise PagesDamaged("It is no index of pages.")
     _, version, size, id, base, *own, blocks = _HEAD.unpack_from(data)
-    if version > VERSION:
-        raise NewerVersion(f"It has the version {version}, and {VERSION} is the newest known here.", "Update snaptree.")
     if not _HEAD.size + _CRC.size <= size <= min(HEADER_MAX, len(data)):
         raise PagesDamaged(f"Its header of {size} bytes is not whole.")
     if not _is_sealed(data[:size]):
         raise PagesDamaged("Its header has the wrong checksum.")
+    if version != VERSION:  # and no damage: every version has its size and checksum in the same place
+        raise NewerVersion(f"It has the version {version}, and {VERSION} is the newest known here.", "Update snaptree.")
     found, at = [], _HEAD.size
     try:
         for _ in range(blocks):

@@ -79,7 +79,8 @@ def encode_header(header: SegmentHeader) -> bytes:
     flags = FLAT if header.flat else 0
     made_for = uuid.UUID(header.made_for).bytes
     head = _HEADER.pack(MAGIC, VERSION, flags, header.first, header.count, header.table, made_for)
-    return (head + _CRC.pack(zlib.crc32(head))).ljust(PAGE, b"\0")
+    head = head.ljust(PAGE - _CRC.size, b"\0")
+    return head + _CRC.pack(zlib.crc32(head))
 
 
 def parse_header(data: bytes) -> SegmentHeader:
@@ -88,17 +89,28 @@ def parse_header(data: bytes) -> SegmentHeader:
     :raises PagesDamaged: where it is cut or damaged.
     :raises NewerVersion: where its version is unknown.
     """
-    if len(data) < _HEADER.size + _CRC.size or data[: len(MAGIC)] != MAGIC:
+    if len(data) != PAGE or data[: len(MAGIC)] != MAGIC:
         raise PagesDamaged("It is no segment of pages.")
     _, version, flags, first, count, table, made_for = _HEADER.unpack_from(data)
-    if version > VERSION:
-        raise NewerVersion(f"It has the version {version}, and {VERSION} is the newest known here.", "Update snaptree.")
-    if data[_HEADER.size : _HEADER.size + _CRC.size] != _CRC.pack(zlib.crc32(data[: _HEADER.size])):
+    if data[-_CRC.size :] != _CRC.pack(zlib.crc32(data[: -_CRC.size])):
         raise PagesDamaged("Its header has the wrong checksum.")
+    if version != VERSION:  # and no damage: every version has its checksum at the end of the page
+        raise NewerVersion(f"It has the version {version}, and {VERSION} is the newest known here.", "Update snaptree.")
     header = SegmentHeader(first, count, bool(flags & FLAT), str(uuid.UUID(bytes=made_for)))
     if table != header.table:
         raise PagesDamaged("Its header contradicts itself.")
     return header
+
+
+def write_frame(fd: int, header: SegmentHeader, checksums: NDArray[np.uint32]) -> None:
+    """Write what stands around the pages: the header, and the checksums where there are any.  The rest are holes."""
+    disk.write_all(fd, [encode_header(header)], 0)
+    disk.truncate(fd, header.file_size)
+    table = checksums[: header.count].astype("<u4", copy=False)
+    for start in range(0, header.count, _GAP):
+        part = table[start : start + _GAP]
+        if part.any():
+            disk.write_all(fd, [part.view(np.uint8).data], header.table + start * 4)
 
 
 class Segment:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
@@ -34,8 +33,7 @@ from .pages import (
     runs,
     same,
 )
-from .segment import SegmentHeader
-from .segment import encode_header as encode_segment_header
+from .segment import SegmentHeader, write_frame
 
 if TYPE_CHECKING:
     from .store import PageStore
@@ -44,7 +42,7 @@ T = TypeVar("T")
 
 _PART: Final = 1024
 """Pages that are worked on together: 4 MiB stay in the processor's cache."""
-_UNTOUCHED, _SAME, _ZERO, _NEW = range(4)
+_SAME, _ZERO, _NEW = 1, 2, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +73,8 @@ class Writer:
             raise ValueError(f"the base {base.id} has another layout of RAM")
         self._store = store
         self._id = id
+        self._staged_segment = store.path(id, f".pages{STAGED}")
+        self._staged_index = store.path(id, INDEX + STAGED)
         self._base = base
         self._layout = layout
         self._pages = layout_pages(layout)
@@ -82,13 +82,14 @@ class Writer:
         self._flat = base is None
         most = self._pages if self._flat else self._pages + leaves
         self._first = store.segments.room(most)
-        self._next = self._first
+        self._next = self._first + (self._pages if self._flat else 0)
         # Memory that is never touched takes no room: what a small delta needs is small.
         self._slots = np.zeros((leaves, LEAF), np.uint32)
         self._before = np.zeros((leaves, LEAF), np.uint32)
         self._loaded = np.zeros(leaves, np.bool_)
         self._checksums = np.zeros(most, np.uint32)
         self._state = np.zeros(self._pages, np.uint8)
+        self._abandoned = np.empty(0, np.uint32)
         self._scratch: Bytes | None = None
         self._fd = -1
         self._open = True
@@ -127,14 +128,6 @@ class Writer:
         self._end()
         disk.unlink(self._staged_segment)
         disk.unlink(self._staged_index)
-
-    @property
-    def _staged_segment(self) -> Path:
-        return self._store.path(self._id, f".pages{STAGED}")
-
-    @property
-    def _staged_index(self) -> Path:
-        return self._store.path(self._id, INDEX + STAGED)
 
     def _end(self) -> None:
         self._open = False
@@ -200,12 +193,12 @@ class Writer:
 
     def _new_slots(self, pages: Pages) -> Slots:
         if self._flat:
-            found = self._first + pages
-            self._next = max(self._next, int(found[-1]) + 1) if len(found) else self._next
-        else:
-            found = np.arange(self._next, self._next + len(pages))
-            self._next += len(pages)
-        return found.astype(np.uint32)
+            return (self._first + pages).astype(np.uint32)
+        count = min(len(pages), self._first + self._pages - self._next)
+        fresh = np.arange(self._next, self._next + count).astype(np.uint32)
+        self._next += count
+        again, self._abandoned = np.split(self._abandoned, [len(pages) - count])
+        return np.concatenate([fresh, again])
 
     def _file(self) -> int:
         if self._fd < 0:
@@ -220,20 +213,21 @@ class Writer:
             disk.write_all(self._file(), buffers, PAGE + first * PAGE)
 
     def _abandon(self, slots: Slots) -> None:
-        """Free slots of our own that hold nothing any more."""
+        """Free slots of our own that hold nothing any more; they are taken again where there would be no others."""
         places = np.sort(slots).astype(np.int64) - self._first
         self._checksums[places] = 0
+        self._abandoned = np.concatenate([self._abandoned, slots])
         for start, end in runs(places):
             disk.punch(self._file(), PAGE + int(places[start]) * PAGE, (end - start) * PAGE)
 
     def _commit(self) -> Written:
         trace, store = self._store.trace, self._store
         root = self._make_root()
-        count = self._pages if self._flat else self._next - self._first
+        count = self._next - self._first
         segment = None
         if self._fd >= 0 and self._checksums[:count].any():
             segment = SegmentHeader(self._first, count, self._flat, self._id)
-            self._finish_segment(segment)
+            write_frame(self._fd, segment, self._checksums)
             disk.sync(self._fd)
             trace("pages.segment-synced")
         elif self._fd >= 0:
@@ -243,13 +237,13 @@ class Writer:
         )
         header = parse_header(data)
         data += encode_root(root)
-        write_staged(self._staged_index, data)
+        disk.write_file(self._staged_index, data)
         disk.sync_directory(store.directory)
         trace("pages.staged")
         self._rename(segment, header)
         self._end()
         size = 0 if segment is None else PAGE + 4 * count + PAGE * int(np.count_nonzero(self._checksums[:count]))
-        new, same, zero = (int(np.count_nonzero(self._state == state)) for state in (_NEW, _SAME, _ZERO))
+        _, same, zero, new = np.bincount(self._state, minlength=4).tolist()
         return Written(new, same, zero, size + len(data))
 
     def _rename(self, segment: SegmentHeader | None, header: IndexHeader) -> None:
@@ -298,23 +292,3 @@ class Writer:
             root[leaves] = entries(Kind.TABLE, np.count_nonzero(self._slots[leaves], axis=1), places)
             self._next += len(leaves)
         return root
-
-    def _finish_segment(self, header: SegmentHeader) -> None:
-        """Write the header, and the checksums where there are any; the rest of the file is holes."""
-        disk.write_all(self._fd, [encode_segment_header(header)], 0)
-        disk.truncate(self._fd, header.file_size)
-        table = self._checksums[: header.count].astype("<u4", copy=False)
-        for start in range(0, header.count, LEAF):
-            part = table[start : start + LEAF]
-            if part.any():
-                disk.write_all(self._fd, [part.view(np.uint8).data], header.table + start * 4)
-
-
-def write_staged(path: Path, data: bytes) -> None:
-    """Write a small file under its staged name, durably but for the name."""
-    fd = disk.create(path)
-    try:
-        disk.write_all(fd, [data], 0)
-        disk.sync(fd)
-    finally:
-        os.close(fd)

@@ -18,7 +18,7 @@ from snaptree.memory.pages import Layout, RAMBlock
 from snaptree.memory.store import PageStore
 from snaptree.model.errors import PageStoreError
 
-SMALL: Layout = (RAMBlock("pc.ram", 1100 << 12),)
+SMALL: Layout = (RAMBlock("pc.ram", 64 << 12),)
 A, B, C, D, NEW = map(sid, range(1, 6))
 
 
@@ -29,22 +29,22 @@ def model() -> Model:
 
 def grow(model: Model, store: PageStore) -> None:
     """Make A with the children B and D, and C below B; they share pages and leaves in every way."""
-    p = pages_of(range(40), 500, 1050)
+    p = pages_of(range(40), 45, 50)
     model.create(store, A, None, (p, 1 + p % 9))
-    p = pages_of(range(10, 20), 1060)
+    p = pages_of(range(10, 20), 55)
     model.create(store, B, A, (p, 20 + p % 9))
-    p = pages_of(range(15, 25), 600)
+    p = pages_of(range(15, 25), 58)
     model.create(store, C, B, (p, 40 + p % 9))
     model.create(store, D, A, (pages_of(3), pages_of(77)))
 
 
 def create(model: Model, store: PageStore) -> None:
-    p = pages_of(range(12, 30), 1050)
+    p = pages_of(range(12, 30), 50)
     model.write(store, NEW, B, (p, 60 + p % 9), (pages_of(13, 14), pages_of(0, 99)))
 
 
 def create_flat(model: Model, store: PageStore) -> None:
-    p = pages_of(range(12, 30), 1050)
+    p = pages_of(range(12, 30), 50)
     model.write(store, NEW, None, (p, 60 + p % 9), (pages_of(13, 14), pages_of(0, 99)))
 
 
@@ -124,7 +124,7 @@ def expected_after(model: Model, operation: Operation) -> Model:
     found = Model(SMALL)
     base = None if operation is create_flat else B
     seeds = np.zeros(model.pages, np.int64) if base is None else model.snapshots[base].copy()
-    p = pages_of(range(12, 30), 1050)
+    p = pages_of(range(12, 30), 50)
     seeds[p] = 60 + p % 9
     seeds[13], seeds[14] = 0, 99
     found.snapshots = {**model.snapshots, NEW: seeds}

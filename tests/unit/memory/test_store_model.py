@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from tests.framework.pagestores import Model, never_synced, scattered, sid
+from tests.framework.pagestores import Model, content_of, never_synced, scattered, sid
 
-from snaptree.memory.pages import Pages
+from snaptree.memory.pages import Layout, Pages, RAMBlock
 from snaptree.memory.store import PageStore
+from snaptree.model.errors import PageStoreError
 
 
 @pytest.fixture(autouse=True)
@@ -24,13 +25,17 @@ def fast() -> Iterator[None]:
         yield
 
 
+LAYOUT: Layout = (RAMBlock("pc.ram", 1030 << 12),)
+"""Two leaves, the last not full."""
+
+
 class AStoreHoldsWhatADictionaryWould(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="snaptree-pages-")
         self.directory = Path(self.folder.name) / "pages"
         self.store = PageStore.open(self.directory, clean=True)
-        self.model = Model()
+        self.model = Model(LAYOUT)
         self.number = 0
 
     def teardown(self) -> None:
@@ -75,6 +80,13 @@ class AStoreHoldsWhatADictionaryWould(RuleBasedStateMachine):
             writer.put(pages, np.ones((len(pages), 4096), np.uint8))
         writer.abort()
 
+    @precondition(lambda self: any(self.store.children(id) for id in self.model.snapshots))
+    @rule(seed=st.integers(0, 2**32))
+    def delete_a_base(self, seed: int) -> None:
+        id = random.Random(seed).choice([id for id in sorted(self.model.snapshots) if self.store.children(id)])
+        self.store.delete(id)
+        del self.model.snapshots[id]
+
     @precondition(lambda self: self.model.snapshots)
     @rule(seed=st.integers(0, 2**32))
     def delete(self, seed: int) -> None:
@@ -112,5 +124,58 @@ class AStoreHoldsWhatADictionaryWould(RuleBasedStateMachine):
 
 TestAStoreHoldsWhatADictionaryWould = AStoreHoldsWhatADictionaryWould.TestCase
 TestAStoreHoldsWhatADictionaryWould.settings = settings(
-    max_examples=25, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=20,
+    stateful_step_count=20,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),  # to shrink a failure takes minutes
 )
+
+
+def test_a_page_may_be_put_as_often_as_one_likes(tmp_path: Path) -> None:
+    store = PageStore.open(tmp_path / "pages", clean=True)
+    model = Model((RAMBlock("pc.ram", 3 << 12),))
+    three = np.arange(3)
+    model.create(store, sid(1), None, (three, three))
+    for base in (None, sid(1)):
+        puts = [(three[1:], three[1:] * (10 + n) * (n % 2)) for n in range(20)]
+        model.create(store, sid(2), base, *puts, (three[1:], three[:2]), (three, three + 50), (three[1:], three[:2]))
+        model.check(store)
+        assert store.verify(sid(2), content=True) == []
+        store.delete(sid(2))
+        del model.snapshots[sid(2)]
+    store.delete(sid(1))
+    assert list(store.directory.iterdir()) == []
+
+
+def test_written_says_what_became_of_the_pages(tmp_path: Path) -> None:
+    store = PageStore.open(tmp_path / "pages", clean=True)
+    model = Model()
+    pages = np.arange(100)
+    model.create(store, sid(1), None, (pages, pages % 3))
+    writer = store.writer(sid(2), sid(1), model.layout)
+    seeds = pages % 3
+    seeds[:10] = 0
+    seeds[20:25] = 9
+    writer.put(pages, content_of(seeds))
+    written = writer.commit()
+    changed_to_zero = int(np.count_nonzero(pages[:10] % 3))
+    assert (written.new_pages, written.zero_pages) == (5, changed_to_zero)
+    assert written.same_pages == 100 - 5 - changed_to_zero
+    files = [store.path(sid(2)), store.segments.path(store.segments.ranges[1])]
+    assert written.bytes == sum(path.stat().st_size for path in files)
+
+
+def test_slots_in_gaps_are_used_when_the_top_is_reached(tmp_path: Path) -> None:
+    store = PageStore.open(tmp_path / "pages", clean=True)
+    model = Model()
+    model.create(store, sid(1), None, (np.arange(5), np.arange(5)))
+    store.segments.add((2**32 - 100, 100))
+    assert store.segments.room(50) == 2201
+    store.segments._ranges.pop()
+    model.create(store, sid(2), sid(1), (np.arange(5), np.arange(5) + 9))
+    store.segments.add((2**32 - 100, 100))
+    store.segments._ranges.remove((1, 2200))
+    assert store.segments.room(2000) == 1
+    with pytest.raises(PageStoreError, match="room"):
+        store.segments.room(2**32 - 2000)
