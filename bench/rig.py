@@ -99,7 +99,7 @@ class Rig:
     def wait_serial(self, text: str) -> None:
         """Wait until the guest has said ``text``."""
         end = time.monotonic() + TIMEOUT_S
-        path = self.folder / "serial.log"
+        path = self.folder / "home" / "vms" / "vm" / "files" / "serial.log"
         while not path.exists() or text not in path.read_text(errors="replace"):
             if time.monotonic() > end:
                 raise RuntimeError(f"the guest does not say {text}")
@@ -138,7 +138,7 @@ def rig(
             f"driver=qcow2,node-name={name},file.driver=file,file.filename={name}.qcow2,discard=unmap",
         ]
         qemu += ["-device", f"virtio-blk-pci,drive={name}"]
-    qemu += ["-serial", "file:serial.log"]
+    qemu += ["-serial", "file:{dir}/serial.log"]
     if linux:
         qemu += [
             "-kernel",

@@ -12,6 +12,7 @@ COMMANDS = {
     "attach": "look after a QEMU that runs already",
     "vms": "list the VMs",
     "stop": "quit QEMU",
+    "fork": "start more VMs from a snapshot",
     "status": "say whether the VM can be snapshotted now",
     "create": "take a snapshot of the whole VM",
     "load": "go back to a snapshot",

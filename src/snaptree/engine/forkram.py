@@ -17,7 +17,7 @@ import numpy as np
 
 from ..memory.kernel import SYS_CLOSE, SYS_MMAP
 from ..memory.layout import RAMRegion
-from ..memory.pages import PAGE, Pages
+from ..memory.pages import PAGE, Layout, Pages
 from ..memory.ptrace import Traced
 from ..memory.ram import GuestRAM, new_content
 from ..memory.runs import MapRun
@@ -37,10 +37,12 @@ MAPPINGS_MAX = 16384
 class RAMImage:
     """How to make a snapshot's RAM.
 
+    :param layout: the blocks.
     :param mapped: block and run, in the order in which they are to be mapped.
     :param copied: the pages that are to be written afterwards.
     """
 
+    layout: Layout
     mapped: tuple[tuple[str, MapRun], ...]
     copied: Pages
 
@@ -58,7 +60,8 @@ def image_of(store: PageStore, id: str) -> RAMImage:
     mapped: list[tuple[str, MapRun]] = []
     small: list[tuple[int, int, str, MapRun]] = []  # pages, first of all pages
     start = 0
-    for block in store.map(id).layout:
+    layout = store.map(id).layout
+    for block in layout:
         for run in store.runs(id, block.name):
             if run.page_in_block == 0 and run.count == block.size // PAGE:
                 mapped.append((block.name, run))  # what lies under the others
@@ -74,7 +77,7 @@ def image_of(store: PageStore, id: str) -> RAMImage:
         left -= count
         copied.append(np.arange(first, first + count, dtype=np.int64))
     mapped += [(block, run) for _, _, block, run in small[len(copied) :]]
-    return RAMImage(tuple(mapped), np.sort(np.concatenate([np.empty(0, np.int64), *copied])))
+    return RAMImage(layout, tuple(mapped), np.sort(np.concatenate([np.empty(0, np.int64), *copied])))
 
 
 @contextmanager

@@ -47,7 +47,7 @@ async def choose(vm: VM, wanted: str, why: str) -> None:
     try:
         if vm.process is None:
             raise SnaptreeError("It is not known which process QEMU is, so its RAM cannot be looked at.")
-        backends = await _backends(vm.session)
+        backends = await shared_backends(vm.session)
         vm.paged = await asyncio.to_thread(_open, vm, vm.process.pid, backends)
         vm.memory_why = vm.paged.tracker.why
     except QEMUGone:
@@ -58,7 +58,7 @@ async def choose(vm: VM, wanted: str, why: str) -> None:
             raise Refused(f"RAM cannot be kept in pages: {vm.memory_why}", "Leave out --memory pages.") from error
 
 
-async def _backends(session: Session) -> list[tuple[str, str, int]]:
+async def shared_backends(session: Session) -> list[tuple[str, str, int]]:
     """Return block, file and size of every memory backend that ``x-ignore-shared`` leaves out of a VM state.
 
     QEMU up to 8.0 leaves a shared memfd of its own out too, newer ones do not; it counts as none of these.
@@ -88,7 +88,7 @@ def _open(vm: VM, pid: int, backends: list[tuple[str, str, int]]) -> PagedRAM:
         from .paged import PagedRAM  # noqa: PLC0415
     except ImportError as error:
         raise SnaptreeError(f"Python's package numpy is missing: {error}.", "Install it.") from error
-    regions, reasons = find_regions(pid, [Backend(*backend) for backend in backends])
+    regions, reasons = find_regions(pid, [Backend(*backend) for backend in backends], vm.ram_addresses)
     if reasons:
         raise SnaptreeError(reasons[0].message, reasons[0].remedy)
     ram = GuestRAM(pid, regions)

@@ -57,6 +57,7 @@ class VM:
     :ivar busy: the operation under way, for people; empty where there is none.
     :ivar broken: why nothing may continue on the disks as they are (a load that failed half way); empty where all is
         well.
+    :ivar ram_addresses: of a fork: where its RAM blocks lie in QEMU's address space.
     :ivar paged: the VM's RAM, where its snapshots are taken the pages way.
     :ivar memory_wanted: where the user wants RAM to be kept: "auto", "pages" or "full".
     :ivar memory_why: why RAM could not be put where the pages way needs it when QEMU was started, and what to do about
@@ -87,6 +88,7 @@ class VM:
         self.memory_wanted = "auto"
         self.memory_why = ""
         self.paged: PagedRAM | None = None
+        self.ram_addresses: dict[str, int] = {}
         self._store: PageStore | None = None
         self.run_state = "running"
         self.resumed = 0

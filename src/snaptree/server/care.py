@@ -16,8 +16,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..catalog.opening import open_catalog
-from ..engine.offline import disks_of
 from ..engine import ramway
+from ..engine.arrive import Arrival
+from ..engine.offline import disks_of
 from ..engine.recover import mend, recover
 from ..engine.vm import VM
 from ..model.errors import OtherDisks, QEMUGone, QEMUStartFailed, SnaptreeError
@@ -119,7 +120,8 @@ class Supervised:
         """Write down which QEMU runs, so that the next supervisor finds it."""
         qemu = identify(self.process.pid) if self.process else None
         socket_path = str(self.place.runtime / "qmp.sock")
-        self.place.write_running(Running(qemu, address, socket_path, os.getpid(), self.attached))
+        ram = self.vm.ram_addresses if self.vm is not None else {}
+        self.place.write_running(Running(qemu, address, socket_path, os.getpid(), self.attached, ram))
 
     async def connect(self, address: str) -> None:
         """Connect to a QEMU that runs."""
@@ -155,13 +157,21 @@ class Supervised:
         )
 
     async def begin(
-        self, record: dict[str, Any] | None, *, fresh: bool, same_qemu: bool, go: bool, attached_at: str | None = None
+        self,
+        record: dict[str, Any] | None,
+        *,
+        fresh: bool,
+        same_qemu: bool,
+        go: bool,
+        attached_at: str | None = None,
+        arrival: Arrival | None = None,
     ) -> None:
         """Look at the VM, bring it to a whole state, and let it run.
 
         :param record: what ``command.json`` shall say; ``None`` leaves it as it is.
         :param go: QEMU waits for us to continue it.
         :param attached_at: where a QEMU that ran already listens.
+        :param arrival: the snapshot that QEMU waits for.
         :raises OtherDisks: where the VM of this name has others.
         """
         assert self.session is not None
@@ -182,8 +192,16 @@ class Supervised:
         old = read_json(self.place.command) or {}
         kept = old.get("disks", []) if facts.nodes_error else [asdict(d) for d in disks]
         write_json(self.place.command, {**(record if record is not None else old), "disks": kept})
-        waits = facts.run_state == "prelaunch"
+        waits = facts.run_state == "prelaunch" or arrival is not None
+        if same_qemu and (known := self.place.running()) is not None:
+            vm.ram_addresses = dict(known.ram)
+        if arrival is not None:
+            await arrival.prepare(vm)
+            self.note_running(f"unix:{self.place.qemu_socket}")
         await ramway.choose(vm, vm.memory_wanted, vm.memory_why)
+        if arrival is not None:
+            await arrival.finish(vm)
+            vm.warm = True
         await self._recover(vm, same_qemu)
         if vm.broken:
             self.notes.append(f"{vm.broken} Load a snapshot: snaptree load {self.place.name} NAME.")

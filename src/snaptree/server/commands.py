@@ -11,16 +11,19 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..catalog.rows import to_record
 from ..engine import views
 from ..engine.adopt_running import adopt
 from ..engine.check_run import check_vm
 from ..engine.create import create
 from ..engine.delete import delete
 from ..engine.load import load
+from ..engine.pins import pin
 from ..engine.rename import describe, rename
 from ..engine.status import advice, create_reasons
 from ..engine.vm import VM
 from ..model.errors import UsageError
+from ..model.names import check_vm_name
 from ..model.snapshot import SnapshotJSON
 from ..model.tree import nest
 from .request import Argument
@@ -161,6 +164,11 @@ async def _adopt(vm: VM, arguments: Arguments, client: str) -> object:
     return {}
 
 
+async def _pin(vm: VM, arguments: Arguments, client: str) -> object:
+    fork = check_vm_name(arguments["fork"])
+    return to_record(await pin(vm, fork, **which(arguments), wait=arguments.get("wait", True)))
+
+
 async def _describe(vm: VM, arguments: Arguments, client: str) -> object:
     await describe(vm, arguments["description"], **which(arguments), client=client, wait=arguments.get("wait", True))
     return {}
@@ -187,6 +195,7 @@ COMMANDS: dict[str, Command] = {
         ),
         Command("snapshot-load", {**_WHICH, "allow-resize": _FLAG, **_WAIT}, "nothing", _load),
         Command("snapshot-delete", {**_WHICH, "children": _FLAG, **_WAIT}, "nothing", _delete),
+        Command("snapshot-pin", {**_WHICH, "fork": _TEXT, **_WAIT}, "object", _pin),
         Command("snapshot-rename", {**_WHICH, "new-name": _TEXT, **_WAIT}, "nothing", _rename),
         Command(
             "snapshot-adopt",

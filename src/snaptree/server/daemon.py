@@ -10,7 +10,7 @@ import signal
 import sys
 import termios
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -51,32 +51,63 @@ def detached(work: Work) -> Ready:
     :raises SnaptreeError: where it could not begin.
     :raises Interrupted: where the user interrupted us; what was begun has ended.
     """
-    read, write = os.pipe()
+    return detached_all([work])[0]
+
+
+def detached_all(works: Sequence[Work]) -> list[Ready]:
+    """Supervise several VMs, each in a process of its own, and return once all are served.
+
+    :raises SnaptreeError: the first that could not begin; the others are served, or could not begin either.
+    :raises Interrupted: where the user interrupted us; what was begun has ended.
+    """
+    begun = []
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
+    try:
+        for work in works:
+            begun.append(_begin(work))
+        said = [_listen(pipe) for _, pipe in begun]
+    except KeyboardInterrupt:
+        for pid, _ in begun:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        for pid, _ in begun:
+            os.waitpid(pid, 0)
+        raise Interrupted("Interrupted before the VM was served.") from None
+    failures: list[SnaptreeError] = []
+    found = []
+    for (pid, _), words in zip(begun, said, strict=True):
+        value = json.loads(words) if words else {"error": {"code": "failed", **_ENDED}}
+        if "error" in value:
+            os.waitpid(pid, 0)
+            failures.append(_error(value["error"]))
+        else:
+            found.append(Ready(**{**value, "notes": tuple(value["notes"])}))
+    if failures:
+        raise failures[0]
+    return found
+
+
+_ENDED = {
+    "message": "The supervisor ended before the VM was served.",
+    "remedy": "Its last words are in supervisor.log in the VM's folder.",
+}
+
+
+def _begin(work: Work) -> tuple[int, int]:
+    """Start a supervisor; return its pid, and a pipe that says how it began."""
+    read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
         _child(work, write)
     os.close(write)
-    try:
-        with open(read, "rb") as pipe:
-            said = pipe.read()
-    except KeyboardInterrupt:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
-        os.waitpid(pid, 0)
-        raise Interrupted("Interrupted before the VM was served.") from None
-    if not said:
-        os.waitpid(pid, 0)
-        raise SnaptreeError(
-            "The supervisor ended before the VM was served.", "Its last words are in supervisor.log in the VM's folder."
-        )
-    value = json.loads(said)
-    if "error" in value:
-        os.waitpid(pid, 0)
-        raise _error(value["error"])
-    return Ready(**{**value, "notes": tuple(value["notes"])})
+    return pid, read
+
+
+def _listen(pipe: int) -> bytes:
+    with open(pipe, "rb") as file:
+        return file.read()
 
 
 def _error(value: dict[str, Any]) -> SnaptreeError:

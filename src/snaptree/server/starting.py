@@ -19,13 +19,21 @@ from .care import Options, Supervised
 
 
 async def start(
-    place: VMPlace, argv: Sequence[str], cwd: Path, *, foreground: bool, umask: int, options: Options
+    place: VMPlace,
+    argv: Sequence[str],
+    cwd: Path,
+    *,
+    foreground: bool,
+    umask: int,
+    options: Options,
+    inherit: Sequence[int] = (),
 ) -> tuple[Supervised, dict[str, str]]:
     """Start QEMU, and connect to it; the guest has not run yet.
 
     Prerequisites: the VM's lock is ours.
     Effects on failure: QEMU doesn't run.
 
+    :param inherit: more descriptors that QEMU shall have, under the same numbers.
     :return: what is under care now, and what ``command.json`` shall say about its memory.
     :raises Refused: where the pages way was insisted on and can't be had, or the host has too little memory.
     :raises QEMUStartFailed: where the program cannot be executed, or QEMU ends at its start.
@@ -37,7 +45,9 @@ async def start(
         ramfiles.check_memory(plan.ours, hostmemory.available())
 
     async def attempt(plan: RAMPlan) -> Supervised:
-        supervised = await _start(place, plan, cwd, foreground=foreground, umask=umask, options=options)
+        supervised = await _start(
+            place, plan, cwd, foreground=foreground, umask=umask, options=options, inherit=inherit
+        )
         supervised.memory_wanted, supervised.memory_why = options.memory, plan.reason
         return supervised
 
@@ -93,15 +103,22 @@ async def _plan(place: VMPlace, argv: Sequence[str], cwd: Path, options: Options
 
 
 async def _start(
-    place: VMPlace, plan: RAMPlan, cwd: Path, *, foreground: bool, umask: int, options: Options
+    place: VMPlace,
+    plan: RAMPlan,
+    cwd: Path,
+    *,
+    foreground: bool,
+    umask: int,
+    options: Options,
+    inherit: Sequence[int],
 ) -> Supervised:
     words = logs.QEMUWords(place.qemu_log)
     listener = launch.listen(place.qemu_socket)
     try:
         with ramfiles.memfds(plan.ours) as memfds:
             complete = commandline.with_monitor(plan.argv(memfds), listener.fileno())
-            inherit = [listener.fileno(), *memfds.values()]
-            process = launch.start(complete, cwd, place.qemu_log, inherit=inherit, foreground=foreground, umask=umask)
+            passed = [listener.fileno(), *memfds.values(), *inherit]
+            process = launch.start(complete, cwd, place.qemu_log, inherit=passed, foreground=foreground, umask=umask)
     finally:
         listener.close()
     supervised = Supervised(place, process, words, owns_qemu=True, foreground=foreground, options=options)
