@@ -150,6 +150,8 @@ class Holes:
 def choose(pid: int, ram: GuestRAM, wanted: Wanted = "auto") -> Tracker:
     """Return the tracker for a QEMU, and prepare the kernel for it.
 
+    Once something else was mapped over a part of the RAM, that part is not watched: choose again, with the new regions.
+
     Prerequisites: none; the VM may run.  Blocks for some milliseconds.
     Effects on success: with ``userfaultfd``, QEMU has a userfaultfd for good, and its main thread stood still for 0.2
     ms the first time.  Whether pages written before were noted is not known: ``arm`` or ``take`` first.
