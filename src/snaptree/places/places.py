@@ -3,6 +3,7 @@
 ::
 
     $SNAPTREE_HOME (else $XDG_STATE_HOME/snaptree, else ~/.local/state/snaptree)
+      emulators.json      what QEMU programs have said about themselves; a cache
       vms/VM/
         catalog.sqlite    the catalog (SQLite, with -wal and -shm beside it while the VM is supervised)
         lineage           what the images cannot hold, append-only text
@@ -107,6 +108,11 @@ class VMPlace:
     def command(self) -> Path:
         """The command line and its working directory."""
         return self.directory / "command.json"
+
+    @property
+    def emulators(self) -> Path:
+        """What QEMU programs have said about themselves, for all VMs."""
+        return self.directory.parent.parent / "emulators.json"
 
     @property
     def running_file(self) -> Path:

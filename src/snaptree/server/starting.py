@@ -85,10 +85,9 @@ def read_memory(place: VMPlace) -> tuple[str, str]:
 async def _plan(place: VMPlace, argv: Sequence[str], cwd: Path, options: Options) -> RAMPlan:
     if options.memory == "full":
         return rambackend.full(argv, "It was started with --memory full.", "Leave that out.")
-    cache = place.directory.parent.parent / "emulators.json"
 
     def ask(machine: str | None, ram: bool) -> Emulator:
-        return machines.ask(argv[0], cwd, cache, machine=machine, ram=ram)
+        return machines.ask(argv[0], cwd, place.emulators, machine=machine, ram=ram)
 
     def groups(path: str) -> frozenset[str]:
         try:

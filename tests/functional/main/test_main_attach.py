@@ -14,7 +14,7 @@ from tests.functional.main.moments import create, go_on, load, load_running
 from tests.functional.main.patterns import contents, write
 from tests.functional.main.terminal import terminal
 from tests.functional.main.untouched import fails, fails_json
-from tests.functional.traps.safety import attached, bare, plain_qemu, run_state, under_care
+from tests.functional.traps.safety import attached, bare, plain_qemu, run_state
 
 
 def kill_supervisor(vm: TestVM) -> int:
@@ -111,9 +111,12 @@ def test_an_attach_that_cannot_be_changes_nothing_and_says_why(vm_factory: VMFac
 
 def test_a_qemu_with_other_disks_is_not_taken_for_a_known_vm_and_runs_on(vm_factory: VMFactory) -> None:
     vm = vm_factory()
-    with under_care(vm, bare(vm)), vm.qmp() as client:
+    # In full: it is loaded below by a QEMU that somebody else started, with RAM of its own.
+    vm.cli("run", "--detach", "--memory", "full", vm.name, "--", *bare(vm))
+    with vm.qmp() as client:
         write(client, 1)
         client.execute("snapshot-create", {"name": "s"})
+    vm.cli("stop", vm.name)
     third = ("-drive", f"file={vm.new_image('c')},format=qcow2,if=virtio")
     with plain_qemu(vm, bare(vm, *third, disks="none")) as plain:
         error = fails_json(vm, "attach", "--detach", vm.name, "--qmp", str(plain.attach_socket), code=4)
