@@ -38,6 +38,8 @@ VM = {
     "supervisor_pid": 2,
     "qemu_version": "7.2.22",
     "memory": "full",
+    "memory_why": "",
+    "tracker": None,
     "busy": None,
 }
 FULL = {
@@ -232,7 +234,7 @@ def test_show_says_why_ram_is_kept_as_it_is_on_a_line_of_its_own(
 ) -> None:
     supervised({"query-snapshot": {**snapshot(1), **FULL, "memory_why": "The kernel is too old."}})
     lines = snaptree("show", "dev", "s1").out.splitlines()
-    place = lines.index("  RAM          inside QEMU's own VM state")
+    place = next(number for number, line in enumerate(lines) if line.endswith("inside QEMU's own VM state"))
     assert lines[place + 1].strip() == "The kernel is too old."
 
 
@@ -278,7 +280,7 @@ def test_status_gives_every_reason_with_device_and_remedy(supervised: Supervise,
         "state    paused",
         "busy     with a create",
         "current  s1  i",
-        "RAM      full: inside QEMU's own VM state",
+        "RAM      in full, inside QEMU's own VM state",
         "advice",
         "  vdb: It is raw.",
         "    Convert it.",

@@ -74,10 +74,12 @@ def test_a_range_with_a_gap_is_not_mapped(start: int, end: int, number: int | No
     assert (None if found is None else len(found)) == number
 
 
-@pytest.mark.parametrize("form", ["/proc/self/fd/{}", "/dev/fd/{}", f"/proc/{os.getpid()}/fd/{{}}"])
+@pytest.mark.parametrize("form", ["/proc/self/fd/{fd}", "/dev/fd/{fd}", "/proc/{pid}/fd/{fd}"])
 def test_a_memfd_is_found_by_its_descriptor(form: str) -> None:
     with OwnRAM(4) as own:
-        regions, reasons = find_regions(os.getpid(), [Backend("pc.ram", form.format(own.fd), own.pages.nbytes)])
+        regions, reasons = find_regions(
+            os.getpid(), [Backend("pc.ram", form.format(fd=own.fd, pid=os.getpid()), own.pages.nbytes)]
+        )
         assert regions == (own.region(),)
         assert reasons == ()
 
