@@ -44,11 +44,12 @@ class Image:
     Every method raises ImageError, with the path in its message, where the image cannot be read.
     """
 
-    __slots__ = ("_fd", "_header", "path")
+    __slots__ = ("_fd", "_header", "_header_bytes", "path")
 
     def __init__(self, fd: int, path: str) -> None:
         self._fd = fd
         self._header: Header | None = None
+        self._header_bytes = b""
         self.path = path
 
     @classmethod
@@ -108,8 +109,11 @@ class Image:
             length = _HEADER_GUESS
             while True:
                 data = self._read(0, length)
+                if self._header is not None and data == self._header_bytes:
+                    return self._header
                 try:
                     self._header = parse_header(data)
+                    self._header_bytes = data
                 except CutShort as error:
                     if len(data) < length or error.needed <= length:
                         raise

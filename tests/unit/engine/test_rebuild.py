@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import get_args
 
 import pytest
 from tests.unit.engine.tables import DEVICES, MOMENT_NS, book, disk, entry, id_of, snapshot, whole
@@ -14,7 +16,7 @@ from snaptree.engine.check import Book
 from snaptree.engine.check_findings import Finding
 from snaptree.engine.check_images import Examined
 from snaptree.engine.rebuild import free_name, rebuild
-from snaptree.engine.repair_plan import plan
+from snaptree.engine.repair_plan import Kind, plan
 from snaptree.model.ids import NIL
 from snaptree.model.names import NAME_MAX
 
@@ -185,3 +187,10 @@ def test_current_is_what_the_lineage_says_and_never_a_guess(current: str, known:
     found = rebuild(Lineage((ONE,), current, 0), whole(ONE), DEVICES).current
     assert found.known == known
     assert bool(found.why) != known
+
+
+def test_every_kind_of_step_is_in_the_documents() -> None:
+    docs = Path(__file__).parents[3] / "docs"
+    for kind in get_args(Kind):
+        assert f"| `{kind}` |" in (docs / "check.md").read_text(encoding="utf-8")
+        assert f"`{kind}`" in (docs / "json.md").read_text(encoding="utf-8")

@@ -93,7 +93,7 @@ def test_what_stands_before_the_ram_is_gone_over() -> None:
         return stream[offset : offset + length]
 
     assert read_head(read) == VMStateHead("pc", frozenset(), (block,))
-    assert asked == [(0, 65536), (0, 1048576)]
+    assert asked == [(0, 4096), (0, 65536), (0, 1048576)]
 
 
 def test_the_search_for_the_ram_ends_after_1_mib() -> None:
@@ -105,7 +105,7 @@ def test_the_search_for_the_ram_ends_after_1_mib() -> None:
 
     with pytest.raises(DamagedImage, match="no RAM section"):
         read_head(read)
-    assert asked == [65536, 1048576]
+    assert asked == [4096, 65536, 1048576]
 
 
 def test_a_stream_that_ends_in_its_head_is_damage() -> None:
