@@ -1,7 +1,7 @@
-"""Bringing a snapshot's state to a QEMU that waits for it: a fork.  Not for: a QEMU whose guest has run (``load``).
+"""Bringing a snapshot's state to a QEMU whose guest has not run: a fork, a resume.  Not for: one that runs (``load``).
 
-RAM comes first, as in a load; then QEMU reads the rest as an incoming migration, from a pipe that we fill from the
-source's image.  The source is only read.
+Into a fork RAM comes first, as in a load; then QEMU reads the rest as an incoming migration, from a pipe that we fill
+from the source's image.  The source is only read.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ..model.errors import ImageError, QEMUFailed, SnaptreeError
 from ..model.snapshot import Snapshot
 from ..qcow2.image import Image
 from ..qemu.session import Session
 from . import ramway
+from .load import load
 from .vm import VM
 
 if TYPE_CHECKING:
@@ -29,9 +30,40 @@ POLL_S = 0.001
 FD_NAME = "snaptree-state"
 
 
+class Arrival(Protocol):
+    """What a VM goes on from, before its guest has run."""
+
+    async def prepare(self, vm: VM) -> None:
+        """Do what must be done before anybody looks at QEMU's RAM."""
+
+    async def finish(self, vm: VM) -> None:
+        """Bring the VM to the state; afterwards it stands still."""
+
+
 @dataclass(frozen=True)
-class Arrival:
-    """A snapshot on its way into a QEMU that was started with ``-incoming defer``.
+class Resumed:
+    """A snapshot of the VM's own, that a new QEMU goes on from.
+
+    :param client: who asked for it.
+    """
+
+    id: str
+    client: str
+
+    async def prepare(self, vm: VM) -> None:
+        """Do nothing: the load does it all."""
+
+    async def finish(self, vm: VM) -> None:
+        """Load it.
+
+        :raises NotReady, LoadIncomplete, QEMUFailed, QEMUGone: as a load.
+        """
+        await load(vm, id=self.id, client=self.client)
+
+
+@dataclass(frozen=True)
+class Forked:
+    """A snapshot of another VM, on its way into a QEMU that was started with ``-incoming defer``.
 
     :param image: the source's image that holds the VM state.
     :param ram: how its RAM is made; ``None`` where all of it is in the VM state.

@@ -199,10 +199,10 @@ class Supervised:
             await arrival.prepare(vm)
             self.note_running(f"unix:{self.place.qemu_socket}")
         await ramway.choose(vm, vm.memory_wanted, vm.memory_why)
+        await self._recover(vm, same_qemu)
         if arrival is not None:
             await arrival.finish(vm)
             vm.warm = True
-        await self._recover(vm, same_qemu)
         if vm.broken:
             self.notes.append(f"{vm.broken} Load a snapshot: snaptree load {self.place.name} NAME.")
             await self.session.execute("stop")

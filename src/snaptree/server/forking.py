@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..catalog.opening import open_catalog
 from ..catalog.rows import from_record
-from ..engine.arrive import Arrival
+from ..engine import origins
+from ..engine.arrive import Forked
 from ..engine.forkdisks import make_overlay, make_view
 from ..engine.offline import disks_of
 from ..engine.offline_hold import locked
 from ..engine.pins import pin_in
-from ..model.errors import NotReady, Refused, SnaptreeError, VMRuns, from_code
+from ..model.errors import NotReady, Refused, VMRuns, from_code
 from ..model.snapshot import Snapshot
 from ..places import forks
 from ..places.files import private_directory, read_json
@@ -35,12 +36,9 @@ from .supervisor import refuse_command_line, take_lock
 if TYPE_CHECKING:
     from ..engine.forkram import RAMImage
 
-MEMBER = "origin"
-"""Its name in ``command.json``."""
-
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class Source:
     """What a fork begins with.
 
     :param argv: the source's command line, as its user gave it.
@@ -83,7 +81,7 @@ async def fork(source: VMPlace, place: VMPlace, which: Mapping[str, str], *, rea
         lock.release()
 
 
-async def _origin(source: VMPlace, place: VMPlace, which: Mapping[str, str]) -> Origin:
+async def _origin(source: VMPlace, place: VMPlace, which: Mapping[str, str]) -> Source:
     """Keep the snapshot for the fork, and read what is needed of the source.
 
     :raises SnaptreeError: where there is none such, or the source's command line is not known.
@@ -107,7 +105,7 @@ async def _origin(source: VMPlace, place: VMPlace, which: Mapping[str, str]) -> 
         snapshot = await asyncio.to_thread(_pin, source, place, which)
     images = {device: disk.file for device, disk in disks_of(source).items()}
     images = {d.device: images.get(d.device, d.file) for d in snapshot.devices}
-    return Origin(snapshot, words, Path(cwd), fillings.read_values(source), images)
+    return Source(snapshot, words, Path(cwd), fillings.read_values(source), images)
 
 
 async def _ask_for_pin(source: VMPlace, place: VMPlace, which: Mapping[str, str]) -> Snapshot:
@@ -133,7 +131,7 @@ def _pin(source: VMPlace, place: VMPlace, which: Mapping[str, str]) -> Snapshot:
             catalog.close()
 
 
-async def _start(source: VMPlace, place: VMPlace, origin: Origin) -> Supervised:
+async def _start(source: VMPlace, place: VMPlace, origin: Source) -> Supervised:
     """Start QEMU, and bring it to the snapshot.
 
     Effects on failure: QEMU doesn't run.
@@ -141,7 +139,7 @@ async def _start(source: VMPlace, place: VMPlace, origin: Origin) -> Supervised:
     snapshot = origin.snapshot
     umask = logs.set_up(place)
     paged = snapshot.memory == "pages"
-    images, ram = await asyncio.gather(
+    (images, views), ram = await asyncio.gather(
         asyncio.to_thread(_make_disks, place, origin), asyncio.to_thread(_borrow, source, place, snapshot)
     )
     replaced = diskargs.with_disks(origin.argv, images, str(origin.cwd), origin.values)
@@ -167,13 +165,13 @@ async def _start(source: VMPlace, place: VMPlace, origin: Origin) -> Supervised:
             options=options,
             inherit=list(inherited.values()),
         )
-    arrival = Arrival(snapshot, Path(origin.images[snapshot.vmstate_device]), ram, inherited) if waiting else None
+    arrival = Forked(snapshot, Path(origin.images[snapshot.vmstate_device]), ram, inherited) if waiting else None
     record = {
         "argv": list(replaced.argv),
         "cwd": str(origin.cwd),
         "memory": memory,
         fillings.MEMBER: filled.values,
-        MEMBER: {"vm": source.name, "id": snapshot.id, "name": snapshot.name},
+        origins.MEMBER: origins.Origin(source.name, snapshot.id, snapshot.name, tuple(views)).to_json(),
     }
     try:
         supervised.notes += filled.notes
@@ -184,10 +182,13 @@ async def _start(source: VMPlace, place: VMPlace, origin: Origin) -> Supervised:
     return supervised
 
 
-def _make_disks(place: VMPlace, origin: Origin) -> dict[str, str]:
-    """Make the fork's images: for each of the source's an overlay on a view of the snapshot; return them by image."""
+def _make_disks(place: VMPlace, origin: Source) -> tuple[dict[str, str], list[origins.View]]:
+    """Make the fork's images: for each of the source's an overlay on a view of the snapshot.
+
+    :return: the overlay in place of each of the source's images, and the views.
+    """
     private_directory(place.disks)
-    found = {}
+    found, views = {}, []
     for number, device in enumerate(origin.snapshot.devices):
         image = origin.images[device.device]
         if not image.startswith("/"):
@@ -197,7 +198,8 @@ def _make_disks(place: VMPlace, origin: Origin) -> dict[str, str]:
         overlay = place.disks / f"{number}-{stem}.qcow2"
         make_overlay(view, overlay, make_view(Path(image), origin.snapshot.tag, view))
         found[image] = str(overlay)
-    return found
+        views.append(origins.View(str(view), image, origin.snapshot.tag))
+    return found, views
 
 
 def _borrow(source: VMPlace, place: VMPlace, snapshot: Snapshot) -> RAMImage | None:
@@ -218,14 +220,3 @@ def _borrow(source: VMPlace, place: VMPlace, snapshot: Snapshot) -> RAMImage | N
         return image_of(ours, snapshot.id)
     finally:
         ours.close()
-
-
-def origin_of(place: VMPlace) -> dict[str, str] | None:
-    """Return what a VM was forked from: ``vm``, ``id`` and ``name`` of the snapshot; ``None`` where it was not."""
-    try:
-        origin = (read_json(place.command) or {}).get(MEMBER)
-    except SnaptreeError:
-        return None
-    if not isinstance(origin, dict):
-        return None
-    return {name: str(origin.get(name, "")) for name in ("vm", "id", "name")}

@@ -5,11 +5,14 @@ It holds the VM's lock from start to end.  Killed, it leaves QEMU running; the n
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from ..engine import offline_recover
+from ..engine import offline_recover, origins
+from ..engine.arrive import Arrival
 from ..model.errors import Busy, NotReady, QEMUGone, Refused, VMRuns
 from ..model.names import printable
 from ..places.lock import SupervisorLock, holder
@@ -31,6 +34,7 @@ async def run(
     foreground: bool,
     ready: Callable[[Ready], None],
     options: Options = DEFAULT,
+    arrival: Arrival | None = None,
 ) -> End:
     """Start QEMU and look after it until it ends.
 
@@ -39,6 +43,7 @@ async def run(
     Effects on failure: QEMU doesn't run; a VM that did not exist before does not exist.
 
     :param argv: may hold placeholders.
+    :param arrival: the snapshot that the VM goes on from, before its guest has run.
     :raises UsageError: where something has a placeholder's form and is none.
     :raises VMRuns, OtherDisks, Refused, QEMUStartFailed: nothing was changed.
     """
@@ -54,6 +59,9 @@ async def run(
             raise unsupervised(place, running.qemu.pid)
         umask = logs.set_up(place)
         mended = offline_recover.before_start(place, lock)
+        origin = origins.read(place)
+        if origin is not None:
+            await asyncio.to_thread(origins.remake_views, origin)
         filled = fillings.fill_for(place, argv)
         supervised, memory = await starting.start(
             place, filled.argv, cwd, foreground=foreground, umask=umask, options=options
@@ -61,8 +69,16 @@ async def run(
         supervised.notes += [*[mended] * bool(mended), *filled.notes]
         try:
             command = commandline.analyse(filled.argv)
-            record = {"argv": list(argv), "cwd": str(cwd), "memory": memory, fillings.MEMBER: filled.values}
-            await supervised.begin(record, fresh=fresh, same_qemu=False, go=not (command.paused or command.incoming))
+            record: dict[str, Any] = {
+                "argv": list(argv),
+                "cwd": str(cwd),
+                "memory": memory,
+                fillings.MEMBER: filled.values,
+            }
+            if origin is not None:
+                record[origins.MEMBER] = origin.to_json()
+            go = not (command.paused or command.incoming)
+            await supervised.begin(record, fresh=fresh, same_qemu=False, go=go, arrival=arrival)
         except BaseException:
             await supervised.abandon()
             raise
