@@ -1,1 +1,1 @@
-"""Reading qcow2 images: header, snapshot table, VM state.  Not for: writing them, and it needs no QEMU."""
+"""Reading qcow2 images, and the bytes of new ones.  Not for: changing an image that is there, and no QEMU is needed."""
