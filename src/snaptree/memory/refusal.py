@@ -18,8 +18,6 @@ FULL_WAY = "or do without: pages are compared instead, which takes longer the mo
 class TracingRefused(Refused):
     """The process may not be traced, or no system call be made in it; nothing was changed."""
 
-    code = "tracing-refused"
-
 
 def ptrace_scope() -> int:
     """Return Yama's kernel.yama.ptrace_scope; 0 where the kernel has no Yama."""

@@ -42,8 +42,6 @@ ALLOW_IT = "Allow it in the container's or the service's seccomp filter, or do w
 class UserfaultUnavailable(Refused):
     """The kernel has no userfaultfd in asynchronous write-protect mode, or forbids it; nothing was changed."""
 
-    code = "userfault-unavailable"
-
 
 def own() -> int:
     """Return a userfaultfd of our own process, ready for ``register``: to find out whether it works.
