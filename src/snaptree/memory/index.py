@@ -10,6 +10,7 @@ import uuid
 import zlib
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -147,21 +148,35 @@ def parse_header(data: bytes) -> IndexHeader:
         raise PagesDamaged("Its header has the wrong checksum.")
     if version != VERSION:  # and no damage: every version has its size and checksum in the same place
         raise NewerVersion(f"It has the version {version}, and {VERSION} is the newest known here.", "Update snaptree.")
-    found, at = [], _HEAD.size
+    layout = _layout(blocks, data[_HEAD.size : size - _CRC.size])
+    base_id = _id(base)
+    return IndexHeader(_id(id), None if base_id == NIL else base_id, layout, (own[0], own[1]), size)
+
+
+def header_size(data: bytes) -> int:
+    """Return how many bytes the header takes that ``data`` begins with, as it says itself; 0 where it is no header."""
+    return int(_HEAD.unpack_from(data)[2]) if len(data) >= _HEAD.size else 0
+
+
+@lru_cache(maxsize=16)  # a VM's snapshots commonly have one layout
+def _layout(blocks: int, data: bytes) -> Layout:
+    found, at = [], 0
     try:
         for _ in range(blocks):
             length, named = _BLOCK.unpack_from(data, at)
             at += _BLOCK.size + named
-            if at > size - _CRC.size:
+            if at > len(data):
                 raise ValueError
             found.append(RAMBlock(data[at - named : at].decode(), length))
         check_layout(found)
     except (struct.error, ValueError):
         raise PagesDamaged("Its layout of RAM is none.") from None
-    base_id = str(uuid.UUID(bytes=base))
-    return IndexHeader(
-        str(uuid.UUID(bytes=id)), None if base_id == NIL else base_id, tuple(found), (own[0], own[1]), size
-    )
+    return tuple(found)
+
+
+def _id(data: bytes) -> str:
+    digits = data.hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def parse_root(header: IndexHeader, data: bytes) -> Root:

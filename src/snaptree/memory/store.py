@@ -9,7 +9,6 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -26,7 +25,7 @@ from .index import (
     INDEX_MAX,
     STAGED,
     IndexHeader,
-    NewerVersion,
+    header_size,
     parse_header,
     parse_root,
 )
@@ -67,7 +66,7 @@ class PageStore:
         self._maps: OrderedDict[str, PageMap] = OrderedDict()
         self._lock = threading.Lock()
         for name in names:
-            id, suffix = os.path.splitext(name)
+            id, suffix = name[:36], name[36:]
             if is_id(id) and suffix in (DELETING, FREED):
                 self.pending[id] = suffix
             elif is_id(id) and suffix == INDEX:
@@ -126,8 +125,6 @@ class PageStore:
         with self._lock:
             found = self._maps.get(id)
             if found is None:
-                if id not in self.headers:
-                    raise PagesDamaged(f"{self.path(id)} is missing: the pages of this snapshot are not there.")
                 found = self._maps[id] = self.read_map(id, INDEX)
                 if len(self._maps) > _MAPS_MAX:
                     self._maps.popitem(last=False)
@@ -195,38 +192,38 @@ class PageStore:
     def read_header(self, id: str, suffix: str) -> IndexHeader | PageStoreError:
         """Read a header; return what is wrong where that fails."""
         try:
-            with self._index(id, suffix) as fd:
-                data = disk.read(fd, _HEAD_GUESS, 0)
-                if len(data) == _HEAD_GUESS:
-                    size = int.from_bytes(data[12:16], "little")
-                    if _HEAD_GUESS < size <= HEADER_MAX:
-                        data = disk.read(fd, size, 0)
-                return _of(id, parse_header(data))
-        except PageStoreError as error:
-            return error
+            data = self._bytes(id, suffix, _HEAD_GUESS)
+            if header_size(data) > _HEAD_GUESS:
+                data = self._bytes(id, suffix, HEADER_MAX)
+            return _of(id, parse_header(data))
+        except (PageStoreError, OSError) as error:
+            return self._named(id, suffix, error)
 
     def read_map(self, id: str, suffix: str) -> PageMap:
         """Read a map anew."""
-        with self._index(id, suffix) as fd:
-            data = disk.read(fd, min(os.fstat(fd).st_size, INDEX_MAX) + 1, 0)
+        try:
+            data = self._bytes(id, suffix, INDEX_MAX + 1)
             header = _of(id, parse_header(data))
             return PageMap(header, parse_root(header, data), self.leaves)
+        except (PageStoreError, OSError) as error:
+            raise self._named(id, suffix, error) from None
 
-    @contextmanager
-    def _index(self, id: str, suffix: str) -> Iterator[int]:
-        """Open an index; put its path into what is raised inside."""
+    def _bytes(self, id: str, suffix: str, most: int) -> bytes:
+        """Read the beginning of an index."""
+        fd = os.open(f"{self.directory}/{id}{suffix}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            return disk.read(fd, most if most <= HEADER_MAX else min(most, os.fstat(fd).st_size), 0)
+        finally:
+            os.close(fd)
+
+    def _named(self, id: str, suffix: str, error: PageStoreError | OSError) -> PageStoreError:
+        """Return an error that says which index it is about."""
         path = self.path(id, suffix)
-        with disk.failing("It cannot be read", path):
-            try:
-                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-            except FileNotFoundError:
-                raise PagesDamaged(f"{path} is missing.") from None
-            try:
-                yield fd
-            except (PagesDamaged, NewerVersion) as error:
-                raise type(error)(f"{path}: {error.message}", error.remedy) from None
-            finally:
-                os.close(fd)
+        if isinstance(error, PageStoreError):
+            return type(error)(f"{path}: {error.message}", error.remedy)
+        if isinstance(error, FileNotFoundError):
+            return PagesDamaged(f"{path} is missing: the pages of this snapshot are not there.")
+        return PageStoreError(f"{path}: It cannot be read: {error.strerror or error}.")
 
 
 def _of(id: str, header: IndexHeader) -> IndexHeader:
