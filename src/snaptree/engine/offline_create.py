@@ -43,33 +43,49 @@ def create(place: VMPlace, name: str, description: str = "", *, client: str = ""
     with stopped(place, wait=wait) as vm:
         clock = stopwatch()
         settle(vm)
-        if vm.catalog.by_name(name) is not None:
-            raise NameTaken(
-                f"There is a snapshot {printable(name)} already.", "Choose another name, or delete or rename that one."
-            )
-        reasons = create_reasons(vm)
-        if reasons:
-            raise NotReady(
-                f"The VM {place.name} cannot be snapshotted now: {reasons[0].message}", reasons[0].remedy, reasons
-            )
-        plan = _plan(vm, name, description)
-        vm.catalog.begin(Journal("offline-create", time.time_ns(), client, plan))
-        trace.point("offline-create.begun")
-        try:
-            for device in vm.disks:
-                vm.create_tag(device, plan["tag"])
-                trace.point("offline-create.one")
-            trace.point("offline-create.all")
-            snapshot = finish(vm, plan, client, clock=clock, result=OK)
-        except SnaptreeError as error:
-            undo(vm, plan, client, clock=clock, why=str(error))  # where it fails, the journal keeps it
-            error.remedy = error.remedy or "Nothing is left of it; the VM and its snapshots are as they were."
-            raise
-        trace.point("offline-create.done")
-        return Done(snapshot, clock())
+        return Done(create_held(vm, name, description, client=client, clock=clock), clock())
 
 
-def _plan(vm: Stopped, name: str, description: str) -> dict[str, Any]:
+def create_held(
+    vm: Stopped,
+    name: str,
+    description: str,
+    *,
+    client: str,
+    clock: Callable[[], float] = lambda: 0.0,
+    automatic: bool = False,
+) -> Snapshot:
+    """As :func:`create`, for a caller who holds the VM and has settled what was cut off.
+
+    :param automatic: nobody asked for it by this name.
+    """
+    if vm.catalog.by_name(name) is not None:
+        raise NameTaken(
+            f"There is a snapshot {printable(name)} already.", "Choose another name, or delete or rename that one."
+        )
+    reasons = create_reasons(vm)
+    if reasons:
+        raise NotReady(
+            f"The VM {vm.place.name} cannot be snapshotted now: {reasons[0].message}", reasons[0].remedy, reasons
+        )
+    plan = _plan(vm, name, description, automatic)
+    vm.catalog.begin(Journal("offline-create", time.time_ns(), client, plan))
+    trace.point("offline-create.begun")
+    try:
+        for device in vm.disks:
+            vm.create_tag(device, plan["tag"])
+            trace.point("offline-create.one")
+        trace.point("offline-create.all")
+        snapshot = finish(vm, plan, client, clock=clock, result=OK)
+    except SnaptreeError as error:
+        undo(vm, plan, client, clock=clock, why=str(error))  # where it fails, the journal keeps it
+        error.remedy = error.remedy or "Nothing is left of it; the VM and its snapshots are as they were."
+        raise
+    trace.point("offline-create.done")
+    return snapshot
+
+
+def _plan(vm: Stopped, name: str, description: str, automatic: bool) -> dict[str, Any]:
     parent_id = vm.catalog.current().id or NIL
     id = new_id()
     return to_record(
@@ -85,6 +101,7 @@ def _plan(vm: Stopped, name: str, description: str) -> dict[str, Any]:
             vmstate_device="",
             devices=tuple(vm.disks.values()),
             description=description,
+            automatic=automatic,
         )
     )
 
