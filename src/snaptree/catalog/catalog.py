@@ -21,6 +21,7 @@ from ..model.snapshot import Snapshot
 from .history import Entry, Journal
 from .rows import COLUMNS, from_row, to_row
 from .schema import CatalogDamaged, connect, damaged, repair_it
+from .undo import Undo, read_undo
 
 # Column names of our own, no value from outside.
 _SELECT = f"SELECT {', '.join(COLUMNS)} FROM snapshots"  # noqa: S608
@@ -115,6 +116,15 @@ class Catalog:
         state = dict(self._rows("SELECT key, value FROM state WHERE key IN ('current', 'current_why')"))
         return Current(state.get("current", NIL), state.get("current_why", ""))
 
+    def undo(self) -> Undo | None:
+        """Return what ``undo`` goes back to; ``None`` where there was no load."""
+        for (value,) in self._rows("SELECT value FROM state WHERE key = 'undo'"):
+            try:
+                return read_undo(json.loads(value))
+            except (KeyError, ValueError) as error:
+                raise self._no_row(error) from error
+        return None
+
     def history(self, limit: int | None = None) -> list[Entry]:
         """Return the last ``limit`` entries of history, or all, oldest first."""
         rows = self._rows(
@@ -145,6 +155,7 @@ class Catalog:
             raise CatalogDamaged(f"The catalog {self._path} is damaged: {'; '.join(words)}.", repair_it(self._path))
         self.snapshots()
         self.current()
+        self.undo()
         self.history()
         self.journal()
 
@@ -178,10 +189,14 @@ class Catalog:
             db.execute(_INSERT, to_row(snapshot))
             _set_current(db, Current(snapshot.id))
 
-    def loaded(self, id: str, entry: Entry) -> None:
-        """Make a snapshot current, and end the operation."""
+    def loaded(self, id: str, entry: Entry, undo: Undo | None = None) -> None:
+        """Make a snapshot current, and end the operation.
+
+        :param undo: where the VM was before; ``None`` leaves what is known of that.
+        """
         with self._ending(entry) as db:
             _set_current(db, Current(id))
+            _set_undo(db, undo)
             db.execute("DELETE FROM state WHERE key = 'broken'")
 
     def broken(self) -> str:
@@ -214,16 +229,17 @@ class Catalog:
         with self._ending(entry, last=False) as db:
             db.execute("UPDATE snapshots SET flaw = ? WHERE id = ?", (flaw, id))
 
-    def filled(self, snapshots: Iterable[Snapshot], current: Current, entry: Entry) -> None:
+    def filled(self, snapshots: Iterable[Snapshot], current: Current, entry: Entry, undo: Undo | None = None) -> None:
         """Write everything into a new catalog."""
         with self._ending(entry) as db:
             db.executemany(_INSERT, [to_row(snapshot) for snapshot in snapshots])
             _set_current(db, current)
+            _set_undo(db, undo)
 
     def renamed(self, id: str, name: str, entry: Entry) -> None:
-        """Give a snapshot another name."""
+        """Give a snapshot another name; who names an automatic one wants to keep it, so it is automatic no more."""
         with self._ending(entry, last=False) as db:
-            db.execute("UPDATE snapshots SET name = ? WHERE id = ?", (name, id))
+            db.execute("UPDATE snapshots SET name = ?, automatic = 0 WHERE id = ?", (name, id))
 
     def described(self, id: str, description: str, entry: Entry) -> None:
         """Give a snapshot another description."""
@@ -283,6 +299,11 @@ class Catalog:
             )
             if last:
                 db.execute("DELETE FROM journal")
+
+
+def _set_undo(db: sqlite3.Connection, undo: Undo | None) -> None:
+    if undo is not None:
+        db.execute("INSERT OR REPLACE INTO state (key, value) VALUES ('undo', ?)", (json.dumps(undo.to_json()),))
 
 
 def _set_current(db: sqlite3.Connection, current: Current) -> None:

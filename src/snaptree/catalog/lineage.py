@@ -27,6 +27,7 @@ from ..model.ids import NIL
 from ..model.snapshot import Snapshot, iso_time
 from ..places.files import sync_directory
 from .rows import from_record, to_record
+from .undo import Undo, read_undo
 
 HEADER = b"snaptree-lineage 1\n"
 
@@ -40,6 +41,7 @@ class Lineage:
     :param deleted: the snapshots that were deleted, as they were last.
     :param began_ns: when its first line was written; what is older it need not know.
     :param current_sure: no line that could not be read stands behind the one that says what is current.
+    :param undo: where the VM was before its last load; ``None`` where there was none, or it is not sure.
     """
 
     snapshots: tuple[Snapshot, ...]
@@ -48,6 +50,7 @@ class Lineage:
     deleted: tuple[Snapshot, ...] = ()
     current_sure: bool = True
     began_ns: int | None = None
+    undo: Undo | None = None
 
 
 def create_record(snapshot: Snapshot) -> dict[str, Any]:
@@ -65,9 +68,18 @@ def flaw_record(id: str, flaw: str) -> dict[str, Any]:
     return {"do": "flaw", "id": id, "flaw": flaw}
 
 
-def load_record(id: str) -> dict[str, Any]:
-    """A snapshot was loaded and is current."""
-    return {"do": "load", "id": id}
+def load_record(id: str, undo: Undo | None = None) -> dict[str, Any]:
+    """A snapshot was loaded and is current.
+
+    :param undo: where the VM was before; ``None`` leaves what was known of that.
+    """
+    more = {} if undo is None else {"undo": undo.to_json()}
+    return {"do": "load", "id": id, **more}
+
+
+def undo_record(undo: Undo) -> dict[str, Any]:
+    """What ``undo`` goes back to."""
+    return {"do": "undo", "undo": undo.to_json()}
 
 
 def delete_record(ids: Iterable[str]) -> dict[str, Any]:
@@ -76,7 +88,7 @@ def delete_record(ids: Iterable[str]) -> dict[str, Any]:
 
 
 def rename_record(id: str, name: str) -> dict[str, Any]:
-    """A snapshot got another name."""
+    """A snapshot got another name; it is automatic no more."""
     return {"do": "rename", "id": id, "name": name}
 
 
@@ -104,6 +116,7 @@ def replay(data: bytes) -> Lineage:
     damaged = 0 if not data or data.startswith(HEADER) else 1
     sure = True
     began_ns: int | None = None
+    undo: Undo | None = None
     for line in data.split(b"\n"):
         if not line or line + b"\n" == HEADER:
             continue
@@ -113,13 +126,15 @@ def replay(data: bytes) -> Lineage:
                 raise ValueError("checksum")
             record = json.loads(text)
             current = _apply(record, snapshots, deleted, current)
+            undo = read_undo(record.get("undo")) or undo
             if began_ns is None:
                 began_ns = _time_ns(record["at"])
             sure = sure or record["do"] in ("create", "load", "current")
         except (ValueError, KeyError, TypeError, RecursionError):
             damaged += 1
             sure = False
-    return Lineage(tuple(snapshots.values()), current, damaged, tuple(deleted.values()), sure, began_ns)
+            undo = None  # the line may have been that of a load
+    return Lineage(tuple(snapshots.values()), current, damaged, tuple(deleted.values()), sure, began_ns, undo)
 
 
 def _time_ns(at: str) -> int:
@@ -147,7 +162,10 @@ def _apply(record: dict[str, Any], snapshots: dict[str, Snapshot], deleted: dict
                 if current == id:
                     current = gone.parent_id
         case "rename":
-            snapshots[record["id"]] = replace(snapshots[record["id"]], name=str(record["name"]))
+            # Who names an automatic one wants to keep it.
+            snapshots[record["id"]] = replace(snapshots[record["id"]], name=str(record["name"]), automatic=False)
+        case "undo":
+            pass
         case "describe":
             snapshots[record["id"]] = replace(snapshots[record["id"]], description=str(record["description"]))
         case "flaw":

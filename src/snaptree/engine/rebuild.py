@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from ..catalog.catalog import Current
 from ..catalog.lineage import Lineage
+from ..catalog.undo import Undo
 from ..model.errors import BadName
 from ..model.ids import NIL
 from ..model.names import NAME_MAX, check_name
@@ -34,6 +35,7 @@ class Rebuilt:
     current: Current
     source: str
     remnants: tuple[str, ...] = ()
+    undo: Undo | None = None
 
 
 def rebuild(lineage: Lineage | None, disks: Sequence[Examined], attached: Mapping[str, Device]) -> Rebuilt:
@@ -45,7 +47,8 @@ def rebuild(lineage: Lineage | None, disks: Sequence[Examined], attached: Mappin
     found, remnants = unknown(known, lineage, disks, attached)
     snapshots = tuple(sorted((*known, *found), key=lambda snapshot: snapshot.created_ns))
     source = "images" if lineage is None else "lineage"
-    return Rebuilt(snapshots, _current(lineage, snapshots), source, remnants)
+    undo = lineage.undo if lineage is not None else None
+    return Rebuilt(snapshots, _current(lineage, snapshots), source, remnants, undo)
 
 
 def unknown(

@@ -10,6 +10,7 @@ import asyncio
 
 from ..catalog.history import Journal
 from ..catalog.lineage import delete_record, load_record
+from ..catalog.undo import read_undo
 from . import images, tags
 from .vm import VM, Stopwatch
 
@@ -38,9 +39,10 @@ async def recover_offline(vm: VM, journal: Journal) -> str:
     files = [vm.attached[device].file for device in plan["devices"] if device in vm.attached]
     at = [await asyncio.to_thread(images.at_snapshot, file, plan["tag"]) for file in files]
     if len(files) == len(plan["devices"]) and all(at):
-        await vm.append_lineage(load_record(plan["id"]))
+        undo = read_undo(plan.get("undo"))
+        await vm.append_lineage(load_record(plan["id"], undo))
         entry = await vm.entry("load", name, plan["id"], journal.client, clock=clock, result="ok, finished afterwards")
-        await vm.disk(vm.catalog.loaded, plan["id"], entry)
+        await vm.disk(vm.catalog.loaded, plan["id"], entry, undo)
         return f"The load of {name}, which was cut off, had reverted all disks."
     await vm.session.execute("stop")
     vm.broken = (

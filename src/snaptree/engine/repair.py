@@ -16,7 +16,7 @@ from pathlib import Path
 from ..catalog import lineage
 from ..catalog.catalog import Catalog
 from ..catalog.history import Entry, Journal
-from ..catalog.lineage import add_record, current_record, flaw_record
+from ..catalog.lineage import add_record, current_record, flaw_record, undo_record
 from ..model.errors import CatalogError, Refused, SnaptreeError, VMRuns
 from ..model.ids import NIL
 from ..model.names import printable
@@ -137,7 +137,7 @@ def rebuild_catalog(place: VMPlace, rebuilt: Rebuilt, client: str) -> None:
         catalog = Catalog.open(stage, create=True)
         try:
             entry = _entry(catalog, "", "", client, result=f"ok, the catalog was made anew from the {rebuilt.source}")
-            catalog.filled(rebuilt.snapshots, rebuilt.current, entry)
+            catalog.filled(rebuilt.snapshots, rebuilt.current, entry, rebuilt.undo)
         finally:
             catalog.close()
         trace.point("repair.rebuild-catalog.written")
@@ -160,6 +160,9 @@ def rewrite_lineage(place: VMPlace, catalog: Catalog, client: str) -> None:
     current = catalog.current()
     # The oldest first, as they were created; parents, names and flaws are those of now.
     records = [add_record(snapshot) for snapshot in catalog.snapshots()]
+    undo = catalog.undo()
+    if undo is not None:
+        records.append(undo_record(undo))
     lineage.write_anew(place.lineage, time.time_ns(), [*records, current_record(current.id)])
     trace.point("repair.rewrite-lineage.written")
     catalog.ended(_entry(catalog, "", "", client, result="ok, the lineage file was written anew"))

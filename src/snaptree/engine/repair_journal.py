@@ -11,6 +11,7 @@ from typing import Any
 from ..catalog.history import Journal
 from ..catalog.lineage import create_record, delete_record, load_record
 from ..catalog.rows import from_record
+from ..catalog.undo import read_undo
 from ..model.errors import ImageError, SnaptreeError
 from ..model.snapshot import Snapshot
 from . import images, trace
@@ -118,8 +119,10 @@ def _load(vm: Stopped, journal: Journal) -> str:
             trace.point("repair.reverted")
     if vm.catalog.by_id(id) is None:
         raise SnaptreeError(f"The journal names the snapshot {id}, which the catalog doesn't know.")
-    vm.append_lineage(load_record(id))
-    vm.catalog.loaded(id, vm.entry("load", name, id, journal.client, result="ok, finished afterwards: disks only"))
+    undo = read_undo(raw.get("undo"))
+    vm.append_lineage(load_record(id, undo))
+    entry = vm.entry("load", name, id, journal.client, result="ok, finished afterwards: disks only")
+    vm.catalog.loaded(id, entry, undo)
     return (
         f"The load of {name}, which was cut off, has been finished: all disks are at it; the VM starts cold from them."
     )
