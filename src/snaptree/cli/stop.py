@@ -19,12 +19,29 @@ from .vms import vm
 def arguments(parser: Parser) -> None:
     """Add the arguments."""
     add_vm(parser)
+    parser.add_argument("--delete", action="store_true", help="remove a fork whole, with its disks and its snapshots")
     add_json(parser)
 
 
 def act(args: argparse.Namespace) -> int:
-    """Quit QEMU, and return when it and its supervisor are gone."""
+    """Quit QEMU, and return when it and its supervisor are gone; with --delete all else of a fork too."""
     place = find_vm(args.vm)
+    if args.delete:
+        return _delete(place, as_json=args.json)
+    quit_vm(place)
+    if args.json:
+        output.document(vm(place))
+    else:
+        output.say(f"stopped {place.name}")
+    return 0
+
+
+def quit_vm(place: VMPlace) -> None:
+    """Quit a VM's QEMU, and return when it and its supervisor are gone.
+
+    :raises VMNotRunning: where nobody supervises it.
+    :raises SnaptreeError: where it still runs.
+    """
     with connected(place) as client, progress.shown(f"stopping {place.name}"):
         known = client.execute("query-vm", {})
         ends = open_ends(pid for pid in (known["qemu_pid"], known["supervisor_pid"]) if pid)
@@ -38,10 +55,20 @@ def act(args: argparse.Namespace) -> int:
             for end in ends:
                 os.close(end)
     require_gone(place, known["qemu_pid"])
-    if args.json:
-        output.document(vm(place))
+
+
+def _delete(place: VMPlace, *, as_json: bool) -> int:
+    from ..engine import offline  # noqa: PLC0415  SQLite
+
+    offline.check_removable(place)
+    if place.state().state != "stopped":
+        quit_vm(place)
+    with progress.shown(f"removing {place.name}"):
+        offline.remove_fork(place)
+    if as_json:
+        output.document({"name": place.name, "deleted": True})
     else:
-        output.say(f"stopped {place.name}")
+        output.say(f"removed the fork {place.name}")
     return 0
 
 
@@ -80,5 +107,5 @@ Quit QEMU, as if the power went off, and return when it is gone and its images a
 for example, ends first. The guest is not asked; shut it down from within where that matters.""",
     arguments=arguments,
     act=act,
-    examples=("snaptree stop dev",),
+    examples=("snaptree stop dev", "snaptree stop --delete trial"),
 )

@@ -18,7 +18,7 @@ from ..qemu.reset import reset_for_load
 from . import images, trace
 from .create import Done
 from .pause import Pause, paused
-from .ramway import ignoring_shared, in_thread
+from .ramway import generation_id, ignoring_shared, in_thread
 from .ramway import load_reasons as ram_reasons
 from .status import load_reasons
 from .vm import VM, ClockSeen, Stopwatch
@@ -193,7 +193,7 @@ async def _load_or_settle(
         return
     try:
         if ram is not None:
-            await in_thread(ram.settle)
+            await in_thread(ram.settle, await generation_id(vm))
         await asyncio.to_thread(_verify, plan)
     except (QEMUFailed, PageStoreError) as error:
         found = await asyncio.to_thread(states, plan)

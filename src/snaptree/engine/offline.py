@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from ..catalog.catalog import Catalog
 from ..model.errors import Refused
 from ..model.names import printable
 from ..model.snapshot import Device, SnapshotJSON
+from ..places import forks
 from ..places.lock import SupervisorLock
 from ..places.places import VMPlace
 from ..qemu import imagelocks, img
-from . import images, views
+from . import images, origins, views
 from .entries import is_of
 from .offline_hold import client_name, disks_of, locked, opened
+from .origins import Origin
 
 __all__ = [
     "broken",
+    "check_removable",
     "client_name",
     "current",
     "describe",
     "disks_of",
     "forget",
     "history",
+    "remove_fork",
     "rename",
     "snapshot",
     "snapshots",
@@ -86,11 +91,58 @@ def forget(place: VMPlace, *, snapshots: bool = False) -> None:
     :raises Refused: where an image is in use; nothing was changed.
     :raises ImageError: where an image can't be changed.
     """
+    if (origin := origins.read(place)) is not None:
+        raise Refused(
+            f"{place.name} is a fork of {origin.vm}: its disks are in its folder, and would be gone.",
+            f"`snaptree stop --delete {place.name}` removes it whole.",
+        )
     with locked(place) as lock:
+        check_no_forks(place)
         if snapshots:
             with opened(place) as catalog:
                 _delete_all(catalog, disks_of(place), lock)
         place.remove()
+
+
+def remove_fork(place: VMPlace) -> None:
+    """Remove a fork that doesn't run: its folder with its disks, its snapshots and its RAM.
+
+    Effects on success: nothing of it is left; the snapshot that it stood on can be deleted again.
+    Effects on failure: it can be tried again.
+
+    :raises Refused: where it is no fork, or other forks stand on it.
+    :raises VMRuns: where it runs.
+    """
+    origin = check_removable(place)
+    with locked(place):
+        check_no_forks(place)
+        place.remove()
+    forks.unpin(replace(place, name=origin.vm, directory=place.directory.parent / origin.vm), place.name)
+
+
+def check_removable(place: VMPlace) -> Origin:
+    """Return what a fork was made from.
+
+    :raises Refused: where it is no fork, or other forks stand on it.
+    """
+    origin = origins.read(place)
+    if origin is None:
+        raise Refused(
+            f"The VM {place.name} is no fork, and its disks are not ours to remove.",
+            f"`snaptree stop {place.name}` ends it, `snaptree forget {place.name}` ends our care of it.",
+        )
+    check_no_forks(place)
+    return origin
+
+
+def check_no_forks(place: VMPlace) -> None:
+    """:raises Refused: where forks stand on a VM's snapshots; it names them."""
+    standing = ", ".join(forks.standing(place))
+    if standing:
+        raise Refused(
+            f"Forks stand on snapshots of {place.name}: {standing}.",
+            "Remove them first: `snaptree stop --delete FORK`.",
+        )
 
 
 def _delete_all(catalog: Catalog, disks: dict[str, Device], lock: SupervisorLock) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..memory.pages import Bytes, Pages, chunks, same
 from ..memory.ram import new_content
+from ..qemu.vmgenid import is_generation_page
 from .paged import CHUNK_PAGES, NONE, STAGED_PAGES, PagedRAM, without
 
 
@@ -63,18 +64,18 @@ class Putting:
             paged.ram.scatter(self._staged, paged.staging[: len(self._staged)])
         self._restore(without(need, self._staged))
 
-    def settle(self, exempt: Pages = NONE) -> None:
+    def settle(self, guid: str = "") -> None:
         """Put back what QEMU wrote into RAM while loading (a reset copies ROMs there).  The VM stands still.
 
         Effects on success: RAM is, byte for byte, that of the snapshot, and known to be.
 
-        :param exempt: pages that are QEMU's to write: a vmgenid's, in a new process.
+        :param guid: the VM generation id of this QEMU, which it writes into RAM at each load; the page keeps it.
         """
         paged = self._paged
         touched = paged.take() if paged.tracker.exact else self._everything()
-        self._restore(without(touched, exempt))
+        left = self._restore(touched, guid)
         paged.settle(self._id)
-        paged.add_pending(exempt)
+        paged.add_pending(left)
         self._kept_pages = None
 
     def put_back(self) -> bool:
@@ -103,14 +104,20 @@ class Putting:
             self._paged.ram.gather(need, self._paged.kept[: len(need)])
             self._kept_pages = need
 
-    def _restore(self, pages: Pages) -> None:
-        """Write those of ``pages`` that are not as in the snapshot."""
+    def _restore(self, pages: Pages, guid: str = "") -> Pages:
+        """Write those of ``pages`` that are not as in the snapshot; return those that are QEMU's to write."""
         now = new_content(min(len(pages), CHUNK_PAGES))
+        left: list[int] = []
         for part, content in self._contents(pages):
             self._paged.ram.gather(part, now[: len(part)])
-            differ = ~same(now[: len(part)], content)
-            if differ.any():
-                self._paged.ram.scatter(part[differ], content[differ])
+            rows = np.flatnonzero(~same(now[: len(part)], content))
+            if guid:
+                qemus = [row for row in rows if is_generation_page(content[row].tobytes(), now[row].tobytes(), guid)]
+                left += part[qemus].tolist()
+                rows = without(rows, np.array(qemus, np.int64))
+            if len(rows):
+                self._paged.ram.scatter(part[rows], content[rows])
+        return np.array(left, np.int64)
 
     def _contents(self, pages: Pages) -> Iterator[tuple[Pages, Bytes]]:
         """Yield pages by chunks with what the snapshot has for them; each is good until the next is asked for."""

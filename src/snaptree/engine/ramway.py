@@ -167,6 +167,18 @@ def _pages_reasons(vm: VM, snapshot: Snapshot) -> Iterator[Reason]:
         yield Reason("ram-blocks", f"{name} has RAM blocks of other sizes.", "Start QEMU with the RAM of then.")
 
 
+async def generation_id(vm: VM) -> str:
+    """Return the VM generation id of the QEMU that runs; empty where it has none (no vmgenid device)."""
+    if not vm.has_generation_id:
+        return ""
+    try:
+        return str((await vm.session.execute("query-vm-generation-id"))["guid"])
+    except QEMUGone:
+        raise
+    except QEMUFailed:
+        return ""
+
+
 @asynccontextmanager
 async def ignoring_shared(session: Session) -> AsyncIterator[None]:
     """Let QEMU leave shared RAM out of what it saves or loads, inside only.

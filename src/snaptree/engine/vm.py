@@ -57,6 +57,7 @@ class VM:
     :ivar busy: the operation under way, for people; empty where there is none.
     :ivar broken: why nothing may continue on the disks as they are (a load that failed half way); empty where all is
         well.
+    :ivar has_generation_id: it has a vmgenid device.
     :ivar ram_addresses: of a fork: where its RAM blocks lie in QEMU's address space.
     :ivar paged: the VM's RAM, where its snapshots are taken the pages way.
     :ivar memory_wanted: where the user wants RAM to be kept: "auto", "pages" or "full".
@@ -67,6 +68,7 @@ class VM:
     :ivar tables: the snapshots in images that can't be read as files here, as QEMU last told, by device.
     :ivar counts_instructions: QEMU runs with -icount, or may do so.
     :ivar clock_seen: the VM's clock at the last create or load; ``None`` where it is not known.
+    :ivar stands: where the VM stood still at its last create or load; ``None`` where that is not known.
     :ivar resumed: how often QEMU has continued the VM, and ``stops``: stopped it.
     :ivar warm: a snapshot's RAM was loaded into this QEMU.
     :ivar mend: finishes or undoes what the journal holds from an operation that failed at its end.
@@ -88,6 +90,7 @@ class VM:
         self.memory_wanted = "auto"
         self.memory_why = ""
         self.paged: PagedRAM | None = None
+        self.has_generation_id = False
         self.ram_addresses: dict[str, int] = {}
         self._store: PageStore | None = None
         self.run_state = "running"
@@ -100,6 +103,7 @@ class VM:
         self.publish: Callable[[str, dict[str, Any]], None] = lambda name, data: None
         self.counts_instructions = False
         self.clock_seen: ClockSeen | None = None
+        self.stands: Stands | None = None
         self.sole = False
         self._static: StaticFacts | None = None
         self._known: _Known | None = None  # gathered, and still true but for what changes by itself
@@ -113,12 +117,14 @@ class VM:
 
     @asynccontextmanager
     async def exclusive(self) -> AsyncIterator[None]:
-        """Let nobody but us talk to QEMU: what was found out stays true until it is used."""
+        """Let nobody but us talk to QEMU: what was found out stays true until it is used.  May be nested."""
+        outermost = self.gate.is_set()
         self.gate.clear()
         try:
             yield
         finally:
-            self.gate.set()
+            if outermost:
+                self.gate.set()
 
     def files(self) -> list[str]:
         """Return the images of the devices as they were when QEMU was last asked."""
@@ -154,6 +160,7 @@ class VM:
             self.run_state = facts.run_state
         if self.paged is not None:
             self.paged.holes = bool(facts.punching)
+        self.has_generation_id = any(device.endswith("vmgenid") for device in facts.machine.devices)
         self.counts_instructions = facts.host.icount or facts.host.pid == 0
         self.attached = {d.device: Device(d.device, d.node, d.file, d.size) for d in facts.devices}
         self.tables = {d.device: d.snapshots for d in facts.devices if not d.file.startswith("/")}
@@ -314,6 +321,17 @@ class ClockSeen:
     def outrun(self, vm_clock_ns: int, at_s: float) -> bool:
         """Say whether the VM's clock, when it stopped at ``at_s``, was further on than it can have come by running."""
         return vm_clock_ns - self.vm_clock_ns > (at_s - self.at_s + CLOCK_SLACK_S) * 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class Stands:
+    """The VM stood still exactly at a snapshot.
+
+    :param resumed: how often it had been continued until then; once more, and it has run since.
+    """
+
+    id: str
+    resumed: int
 
 
 class Stopwatch:
