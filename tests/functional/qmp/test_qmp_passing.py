@@ -10,18 +10,10 @@ from tests.conftest import VMFactory
 from tests.framework.qmp import QMPClient
 from tests.functional.qmp.serving import answer, raw_client, served
 
-OURS = {
-    *("query-snapshot-status", "query-snapshots", "query-snapshot", "query-snapshot-history", "query-current-snapshot"),
-    *(
-        "query-vm",
-        "query-snapshot-check",
-        "snapshot-create",
-        "snapshot-load",
-        "snapshot-delete",
-        "snapshot-rename",
-        "snapshot-describe",
-    ),
-}
+from snaptree.server.commands import COMMANDS
+
+OURS = set(COMMANDS)
+"""The documents and their test say which these are."""
 REFUSED = {"snapshot-save", "blockdev-snapshot-internal-sync", "blockdev-snapshot-delete-internal-sync"}
 MERGED = {"query-commands", "query-qmp-schema"}
 
