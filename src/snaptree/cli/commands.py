@@ -28,6 +28,7 @@ COMMANDS = {
     "show": "show one snapshot, or the VM, in full",
     "check": "check whether all snapshots are whole on all devices",
     "repair": "make a VM's catalog and snapshots whole again",
+    "diff": "show what differs between two snapshots",
     "log": "show what was done with the snapshots",
     "forget": "forget a stopped VM",
     "doctor": "say what this host can do",
