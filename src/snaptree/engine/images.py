@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..model.errors import ImageError
-from ..qcow2.image import Image, list_snapshots
+from ..qcow2.image import Image, KnownTable
 from ..qcow2.table import ImageSnapshot
 from ..qcow2.vmstate import VMStateHead
 from ..qemu.blockdevs import BlockDevice
@@ -26,10 +26,31 @@ def flush(files: Iterable[str]) -> None:
                 os.close(fd)
 
 
+_KNOWN_MAX = 64
+_known: dict[str, KnownTable] = {}
+"""The tables that were read last, by file: with 1,000 snapshots parsing costs more than all else of a create."""
+
+
+def _snapshots(image: Image) -> tuple[ImageSnapshot, ...]:
+    """Return an image's snapshots, parsed again only where the table has changed."""
+    found = image.snapshot_table(_known.get(image.path))
+    if len(_known) >= _KNOWN_MAX:
+        _known.clear()
+    _known[image.path] = found
+    return found.snapshots
+
+
+def _find(image: Image, tag: str) -> ImageSnapshot | None:
+    return next((snapshot for snapshot in _snapshots(image) if snapshot.tag == tag), None)
+
+
 def table(file: str) -> tuple[ImageSnapshot, ...] | None:
     """Return the snapshots in an image; ``None`` where it cannot be read as qcow2 from here."""
+    if not file.startswith("/"):
+        return None
     try:
-        return list_snapshots(file) if file.startswith("/") else None
+        with Image.open(file) as image:
+            return _snapshots(image)
     except ImageError:
         return None
 
@@ -49,12 +70,10 @@ def vm_state_head(file: str, tag: str) -> VMStateHead | None:
     """Return what the head of a snapshot's VM state says; ``None`` where it cannot be read from here."""
     try:
         with Image.open(file) as image:
-            for snapshot in image.snapshots():
-                if snapshot.tag == tag:
-                    return image.vm_state_head(snapshot)
+            snapshot = _find(image, tag)
+            return image.vm_state_head(snapshot) if snapshot is not None else None
     except (ImageError, OSError):
-        pass
-    return None
+        return None
 
 
 def identities(devices: Iterable[BlockDevice]) -> dict[str, tuple[int, int]]:
@@ -79,9 +98,7 @@ def at_snapshot(file: str, tag: str) -> bool | None:
     """
     try:
         with Image.open(file) as image:
-            for snapshot in image.snapshots():
-                if snapshot.tag == tag:
-                    return image.is_at(snapshot)
+            snapshot = _find(image, tag)
+            return image.is_at(snapshot) if snapshot is not None else None
     except (ImageError, OSError):
-        pass
-    return None
+        return None

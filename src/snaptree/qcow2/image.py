@@ -11,6 +11,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -36,6 +37,14 @@ def list_snapshots(path: str | os.PathLike[str]) -> tuple[ImageSnapshot, ...]:
     """
     with Image.open(path) as image:
         return image.snapshots()
+
+
+@dataclass(frozen=True, slots=True)
+class KnownTable:
+    """A snapshot table that was read: its bytes, and the entries in them."""
+
+    data: bytes
+    snapshots: tuple[ImageSnapshot, ...]
 
 
 class Image:
@@ -121,17 +130,22 @@ class Image:
                 else:
                     return self._header
 
-    def snapshots(self) -> tuple[ImageSnapshot, ...]:
+    def snapshots(self, known: KnownTable | None = None) -> tuple[ImageSnapshot, ...]:
         """Return the entries of the snapshot table, in the image's order.
 
+        :param known: the table as it was read before, which is not parsed again where it is the same to the byte.
         :raises ImageChanging: where the table changed at every attempt.
         """
+        return self.snapshot_table(known).snapshots
+
+    def snapshot_table(self, known: KnownTable | None = None) -> KnownTable:
+        """Return the snapshot table, parsed and as bytes; see :meth:`snapshots`."""
         problem: ImageError = ImageChanging("Its snapshot table changes all the time.", "Try again.")
         with self._named():
             for _ in range(_ATTEMPTS):
                 header = self.read_header()
                 try:
-                    found, table = self._snapshot_table(header)
+                    read = self._snapshot_table(header, known)
                 except DamagedImage as error:
                     # A torn reading looks like damage; damage is there the second time too.
                     if isinstance(problem, DamagedImage):
@@ -139,8 +153,8 @@ class Image:
                     problem = error
                     continue
                 unmoved = self._tables(self.read_header()) == self._tables(header)
-                if unmoved and self._read(header.snapshots_offset, len(table)) == table:
-                    return found
+                if unmoved and self._read(header.snapshots_offset, len(read.data)) == read.data:
+                    return read
             raise problem
 
     def active_l1(self) -> tuple[int, ...]:
@@ -239,8 +253,12 @@ class Image:
             return bytes(extent.length)
         return self._read_whole(extent.host_offset, extent.length, "VM state")
 
-    def _snapshot_table(self, header: Header) -> tuple[tuple[ImageSnapshot, ...], bytes]:
-        """Return the snapshot table's entries, and its bytes."""
+    def _snapshot_table(self, header: Header, known: KnownTable | None) -> KnownTable:
+        """Return the snapshot table."""
+        if known is not None and len(known.snapshots) == header.nb_snapshots:
+            data = self._read(header.snapshots_offset, len(known.data))
+            if data == known.data:
+                return known
         length = min(max(_TABLE_GUESS, header.nb_snapshots * _ENTRY_GUESS), MAX_TABLE_BYTES)
         while True:
             data = self._read(header.snapshots_offset, length if header.nb_snapshots else 0)
@@ -251,7 +269,7 @@ class Image:
                     raise
                 length = min(max(error.needed, length * 2), MAX_TABLE_BYTES)
             else:
-                return found, data[:end]
+                return KnownTable(data[:end], found)
 
     def _check_l1(self, snapshot: ImageSnapshot) -> None:
         check_l1_table(self.header.cluster_bits, "snapshot's L1 table", snapshot.l1_offset, snapshot.l1_entries)
