@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..model.ids import NIL
+from ..places import forks
 from . import output, shown_vm
 from .command import Command, Parser, add_json, add_vm, add_which, which
 from .human import clean, clean_lines, clock_text, date_text, size_text
@@ -36,6 +37,7 @@ def act(args: argparse.Namespace) -> int:
     chosen = which(args)
     with opened(args.vm) as source:
         snapshot = source.snapshot(**chosen)
+    snapshot["forks"] = forks.by_snapshot(find_vm(args.vm)).get(str(snapshot["id"]), [])
     if args.json:
         output.document(snapshot)
     else:
@@ -64,6 +66,7 @@ def _facts(snapshot: Mapping[str, Any]) -> list[tuple[str, list[Span]]]:
         ("tag", [(clean(snapshot.get("tag", "")), "")]),
         ("parent", [(_parent(snapshot), "")]),
         ("children", [(clean(", ".join(snapshot.get("children", ()))) or "-", "")]),
+        ("forks", [(", ".join(snapshot.get("forks", ())), "")]),
         ("created", [(f"{date_text(snapshot['created'])} UTC", "")]),
         ("VM clock", [(clock_text(snapshot["vm_clock"]), "")]),
         ("RAM", [(_MEMORY.get(snapshot["memory"], clean(snapshot["memory"])), ""), *_why(snapshot)]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
+from ..places import forks
 from ..places.files import read_json
 from ..places.places import VMPlace
 from ..qemu import fillings, placeholders
@@ -22,6 +23,7 @@ def describe(place: VMPlace) -> dict[str, Any]:
     given = recorded.get("argv")
     argv = [str(word) for word in given] if isinstance(given, list) else []
     values = fillings.read_values(place)
+    begun = forks.beginning(place)
     memory, disks = recorded.get("memory"), recorded.get("disks")
     return {
         **vm(place),
@@ -32,6 +34,8 @@ def describe(place: VMPlace) -> dict[str, Any]:
         "placeholders": {name: values[name] for name in placeholders.wanted(argv) if name in values},
         "memory": memory if isinstance(memory, dict) else None,
         "disks": disks if isinstance(disks, list) else [],
+        "origin": None if begun is None else {"vm": begun.vm, "id": begun.id, "name": begun.name},
+        "forks": sorted(name for names in forks.by_snapshot(place).values() for name in names),
     }
 
 
@@ -39,6 +43,8 @@ def render(told: dict[str, Any]) -> list[Line]:
     """Return the lines."""
     facts: list[tuple[str, list[str]]] = [
         ("state", [told["state"]]),
+        ("fork of", [f"{told['origin']['vm']} at {told['origin']['name']}" if told["origin"] else ""]),
+        ("forks", [", ".join(told["forks"])]),
         ("QMP", [told["qmp"] or ""]),
         ("QEMU", [f"pid {told['qemu_pid']}" if told["qemu_pid"] else ""]),
         ("folder", [told["directory"]]),

@@ -28,7 +28,8 @@ def act(args: argparse.Namespace) -> int:
     place = find_vm(args.vm)
     if args.delete:
         return _delete(place, as_json=args.json)
-    quit_vm(place)
+    with progress.shown(f"stopping {place.name}"):
+        quit_vm(place)
     if args.json:
         output.document(vm(place))
     else:
@@ -42,7 +43,7 @@ def quit_vm(place: VMPlace) -> None:
     :raises VMNotRunning: where nobody supervises it.
     :raises SnaptreeError: where it still runs.
     """
-    with connected(place) as client, progress.shown(f"stopping {place.name}"):
+    with connected(place) as client:
         known = client.execute("query-vm", {})
         ends = open_ends(pid for pid in (known["qemu_pid"], known["supervisor_pid"]) if pid)
         try:
@@ -61,9 +62,9 @@ def _delete(place: VMPlace, *, as_json: bool) -> int:
     from ..engine import offline  # noqa: PLC0415  SQLite
 
     offline.check_removable(place)
-    if place.state().state != "stopped":
-        quit_vm(place)
     with progress.shown(f"removing {place.name}"):
+        if place.state().state != "stopped":
+            quit_vm(place)
         offline.remove_fork(place)
     if as_json:
         output.document({"name": place.name, "deleted": True})

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from ..model.ids import NIL
 from ..model.snapshot import SnapshotJSON
 from ..model.tree import nest
+from ..places import forks
 from . import output
 from .command import Command, Parser, add_json, add_vm
 from .graph import ASCII, UNICODE, draw
 from .human import clean, date_text
 from .list import lacking, nothing
 from .paint import Line, Span
-from .source import opened
+from .source import find_vm, opened
+
+NO_FORKS: Mapping[str, list[str]] = MappingProxyType({})
 
 
 def arguments(parser: Parser) -> None:
@@ -29,19 +34,35 @@ def act(args: argparse.Namespace) -> int:
         snapshots = source.snapshots()
     if args.json:
         output.write(document(nest(snapshots)) + "\n")
-    elif snapshots:
-        output.lines(render(snapshots))
+        return 0
+    place = find_vm(args.vm)
+    begun = forks.beginning(place)
+    if begun is not None:
+        output.lines([[(fork_of(begun), "dim")]])
+    if snapshots:
+        output.lines(render(snapshots, forks.by_snapshot(place)))
     else:
         output.note(nothing(args.vm))
     return 0
 
 
-def render(snapshots: list[SnapshotJSON]) -> list[Line]:
-    """Return the lines."""
+def fork_of(begun: forks.Beginning) -> str:
+    """Say what a fork began with."""
+    return f"fork of {clean(begun.vm)} at {clean(begun.name)}"
+
+
+def render(snapshots: list[SnapshotJSON], standing: Mapping[str, list[str]] = NO_FORKS) -> list[Line]:
+    """Return the lines.
+
+    :param standing: the forks that stand on each snapshot, by its id.
+    """
     drawn = draw(snapshots, UNICODE if output.is_unicode() else ASCII)
     known = {snapshot["id"] for snapshot in snapshots}
     room = max(len(drawing) + len(clean(s["name"])) + 1 for drawing, s in drawn if s)
-    return [_line(drawing, snapshot, known, room) if snapshot else () for drawing, snapshot in drawn]
+    return [
+        [*_line(drawing, snapshot, known, room), *_forks(standing.get(str(snapshot["id"]), []))] if snapshot else ()
+        for drawing, snapshot in drawn
+    ]
 
 
 def document(roots: list[SnapshotJSON]) -> str:
@@ -86,11 +107,16 @@ def _line(drawing: str, snapshot: SnapshotJSON, known: set[str | None], room: in
     return line
 
 
+def _forks(names: list[str]) -> list[Span]:
+    return [(f"  {'forks' if len(names) > 1 else 'fork'}: {', '.join(names)}", "note")] if names else []
+
+
 COMMAND = Command(
     name="tree",
     description="""\
 Show which snapshot descends from which. A snapshot stands right below its parent, in the same column; what else
-descends from that parent branches off to the right, before it. A filled dot marks the current one.
+descends from that parent branches off to the right, before it. A filled dot marks the current one. What forks stand on
+a snapshot is said beside it, and of a fork first what it began with.
 Works on a stopped VM too.""",
     arguments=arguments,
     act=act,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from typing import Any
 
 from ..model.errors import SnaptreeError
+from ..places import forks
 from ..places.places import Places, VMPlace
 from . import output
 from .command import Command, Parser, add_json
+from .human import clean
 from .paint import Span
 from .source import connected
 from .table import Column, Table
@@ -30,7 +33,7 @@ def act(args: argparse.Namespace) -> int:
     if args.json:
         output.document(found)
     elif found:
-        output.table(render(found))
+        output.table(render(found, {vm["name"]: forks.beginning(places.vm(vm["name"])) for vm in found}))
     else:
         output.note("There are no VMs; `snaptree run VM -- QEMU ARGS...` makes one.")
     return 0
@@ -60,21 +63,31 @@ def vm(place: VMPlace) -> dict[str, Any]:
     }
 
 
-def render(found: list[dict[str, Any]]) -> Table:
-    """Return the table."""
+def render(found: list[dict[str, Any]], begun: Mapping[str, forks.Beginning | None]) -> Table:
+    """Return the table, with a column for what forks began with, where there are any.
+
+    :param begun: that of each VM, by its name; ``None`` for one that is no fork.
+    """
+    some = any(begun.values())
     columns = (
         Column("NAME"),
+        *((Column("FORK OF"),) if some else ()),
         Column("STATE"),
         Column("QEMU", right=True),
         Column("SUPERVISOR", right=True),
         Column("QMP"),
     )
-    return Table(columns, [_row(item) for item in found])
+    return Table(columns, [_row(item, [_fork_of(begun[item["name"]])] if some else []) for item in found])
 
 
-def _row(item: dict[str, Any]) -> list[Span]:
+def _fork_of(begun: forks.Beginning | None) -> Span:
+    return ("-" if begun is None else clean(f"{begun.vm} at {begun.name}"), "")
+
+
+def _row(item: dict[str, Any], more: list[Span]) -> list[Span]:
     return [
         (item["name"], "bold"),
+        *more,
         (item["state"], _STYLES.get(item["state"], "")),
         (str(item["qemu_pid"] or "-"), ""),
         (str(item["supervisor_pid"] or "-"), ""),

@@ -5,18 +5,46 @@
     vms/SOURCE/forks/FORK    {"snapshot": ID}
 
 It is written before anything of the fork is made, and removed after all of it is gone.  Where the fork's own folder is
-missing the fork is gone too, or never came to be.
+missing the fork is gone too, or never came to be.  The fork's ``command.json`` says the source (``origin``).
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+from dataclasses import dataclass
+from typing import Final
 
 from ..model.errors import BadName, SnaptreeError
 from ..model.names import check_vm_name
 from .files import private_directory, read_json, write_json
 from .places import VMPlace
+
+ORIGIN: Final = "origin"
+"""The member of ``command.json``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """The snapshot that a fork began with.
+
+    :param vm: the source; ``id`` and ``name`` are the snapshot's, the name as it was then.
+    """
+
+    vm: str
+    id: str
+    name: str
+
+
+def beginning(place: VMPlace) -> Beginning | None:
+    """Return what a VM was forked from; ``None`` where it was not, or that can't be read."""
+    try:
+        value = (read_json(place.command) or {}).get(ORIGIN)
+    except SnaptreeError:
+        return None
+    if not isinstance(value, dict):
+        return None
+    return Beginning(*(str(value.get(key, "")) for key in ("vm", "id", "name")))
 
 
 def pin(source: VMPlace, fork: str, snapshot_id: str) -> None:
@@ -52,9 +80,10 @@ def standing(source: VMPlace) -> dict[str, str]:
     return found
 
 
-def forks_of(source: VMPlace, snapshot_id: str) -> list[str]:
-    """Return the names of the forks that stand on a snapshot; none where that can't be read."""
-    try:
-        return [name for name, id in standing(source).items() if id == snapshot_id]
-    except SnaptreeError:
-        return []
+def by_snapshot(source: VMPlace) -> dict[str, list[str]]:
+    """Return the names of the forks that stand on each snapshot, by its id; none where that can't be read."""
+    found: dict[str, list[str]] = {}
+    with contextlib.suppress(SnaptreeError):
+        for name, id in standing(source).items():
+            found.setdefault(id, []).append(name)
+    return found
