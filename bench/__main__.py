@@ -9,7 +9,7 @@ import os
 import platform
 import sys
 
-PARTS = ("starting", "snapshots", "listing", "passing", "memory", "images")
+PARTS = ("starting", "snapshots", "listing", "passing", "memory", "many", "images")
 
 
 def main(words: list[str]) -> int:

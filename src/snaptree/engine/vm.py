@@ -177,9 +177,10 @@ class VM:
     def passed(self, command: str) -> None:
         """Note that a client's command is about to pass to QEMU: it may change the machine or its block nodes."""
         if command not in HARMLESS_COMMANDS and not command.startswith("query-"):
-            self._forget_facts()
+            self.forget_facts()
 
-    def _forget_facts(self) -> None:
+    def forget_facts(self) -> None:
+        """Ask QEMU everything again the next time."""
         self._known = None
         self._changes += 1
 
@@ -250,7 +251,7 @@ class VM:
     def on_event(self, event: Event) -> None:
         """Follow QEMU's run state by its events."""
         if event.get("event") not in HARMLESS_EVENTS:
-            self._forget_facts()
+            self.forget_facts()
         match event.get("event"):
             case "RESUME":
                 self.resumed += 1
