@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..places.places import VMPlace
@@ -15,6 +16,18 @@ from .source import connected, find_vm, unsupervised
 
 if TYPE_CHECKING:
     from .client import Client
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """How a load goes.
+
+    :param keep: whether the present is kept; ``None`` where the VM decides.
+    """
+
+    allow_resize: bool = False
+    keep: bool | None = None
+    wait: bool = True
 
 
 class Changer(Protocol):
@@ -28,8 +41,11 @@ class Changer(Protocol):
     def create(self, name: str, description: str | None, *, wait: bool) -> dict[str, Any]:
         """Take a snapshot."""
 
-    def load(self, which: Mapping[str, str], *, allow_resize: bool, wait: bool) -> dict[str, Any]:
-        """Go back to one."""
+    def present(self, *, wait: bool) -> dict[str, Any]:
+        """Return what a load would lose: the answer of ``query-vm-changed``."""
+
+    def load(self, which: Mapping[str, str] | None, options: LoadOptions) -> dict[str, Any]:
+        """Go back to one; without one, to where the VM was before its last load."""
 
     def delete(self, which: Mapping[str, str], *, children: bool, wait: bool) -> dict[str, Any]:
         """Delete one, or with ``children`` all that descends from it too."""
@@ -51,12 +67,30 @@ class AtSupervisor:
         self._client.execute("snapshot-create", {"name": name, "wait": wait, **_described(description)})
         return outcome(self._client, "create", "SNAPSHOT_CREATED", {"name": name})
 
-    def load(self, which: Mapping[str, str], *, allow_resize: bool, wait: bool) -> dict[str, Any]:
-        """Run snapshot-load."""
-        self._client.execute("snapshot-load", {**which, "allow-resize": allow_resize, "wait": wait})
+    def present(self, *, wait: bool) -> dict[str, Any]:
+        """Run query-vm-changed."""
+        return dict(self._client.execute("query-vm-changed", {"wait": wait}))
+
+    def load(self, which: Mapping[str, str] | None, options: LoadOptions) -> dict[str, Any]:
+        """Run snapshot-load or snapshot-undo."""
+        arguments: dict[str, Any] = {"allow-resize": options.allow_resize, "wait": options.wait}
+        if options.keep is not None:
+            arguments["keep"] = options.keep
+        if which is None:
+            self._client.execute("snapshot-undo", arguments)
+        else:
+            self._client.execute("snapshot-load", {**which, **arguments})
+        event = last_event(self._client.events, "SNAPSHOT_LOADED", which)
+        if which is None:
+            which = (
+                {"id": str(event["id"])}
+                if event
+                else {"name": self._client.execute("query-current-snapshot", {})["name"]}
+            )
         done = outcome(self._client, "load", "SNAPSHOT_LOADED", which)
         paused = self._client.execute("query-vm", {})["state"] == "paused"
-        return {**done, "ram_loaded": True, "paused": paused}
+        kept = {"kept": event.get("kept"), "not_kept": event.get("not_kept", "")}
+        return {**done, "ram_loaded": True, **kept, "paused": paused}
 
     def delete(self, which: Mapping[str, str], *, children: bool, wait: bool) -> dict[str, Any]:
         """Run snapshot-delete."""
@@ -89,13 +123,22 @@ class OnImages:
         done = offline_create.create(self._place, name, description or "", wait=wait)
         return {**self._snapshot(done.snapshot.id), "duration_ms": done.duration_ms, "pause_ms": 0}
 
-    def load(self, which: Mapping[str, str], *, allow_resize: bool, wait: bool) -> dict[str, Any]:
+    def present(self, *, wait: bool) -> dict[str, Any]:
+        """Say that disks are kept without a question: it costs little."""
+        return {"changed": True, "memory": "none", "current": "", "reasons": []}
+
+    def load(self, which: Mapping[str, str] | None, options: LoadOptions) -> dict[str, Any]:
         """Bring the images back."""
         from ..engine import offline_load  # noqa: PLC0415
 
-        done = offline_load.load(self._place, **which, allow_resize=allow_resize, wait=wait)
+        how: dict[str, Any] = {"allow_resize": options.allow_resize, "keep": options.keep, "wait": options.wait}
+        if which is None:
+            done = offline_load.undo(self._place, **how)
+        else:
+            done = offline_load.load(self._place, name=which.get("name"), id=which.get("id"), **how)
         timing = {"duration_ms": done.duration_ms, "pause_ms": 0}
-        return {**self._snapshot(done.snapshot.id), **timing, "ram_loaded": False, "paused": False}
+        kept = {"kept": done.kept.name if done.kept is not None else None, "not_kept": done.not_kept}
+        return {**self._snapshot(done.snapshot.id), **timing, "ram_loaded": False, **kept, "paused": False}
 
     def delete(self, which: Mapping[str, str], *, children: bool, wait: bool) -> dict[str, Any]:
         """Take snapshots off the images."""

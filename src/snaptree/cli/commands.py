@@ -19,6 +19,7 @@ COMMANDS = {
     "status": "say whether the VM can be snapshotted now",
     "create": "take a snapshot of the whole VM",
     "load": "go back to a snapshot",
+    "undo": "go back to where the VM was before its last load",
     "delete": "delete a snapshot from all devices",
     "rename": "give a snapshot another name",
     "adopt": "take a snapshot that others took into the tree",

@@ -73,9 +73,11 @@ def strange(snapshot: SnapshotJSON) -> str:
 def _row(snapshot: SnapshotJSON) -> list[Span]:
     current, foreign = snapshot["current"], snapshot.get("foreign", False)
     described = strange(snapshot) if foreign else clean(snapshot["description"])
+    if snapshot["automatic"]:
+        described = f"(automatic) {described}"
     return [
         ("*" if current else "", "current"),
-        (clean(snapshot["name"]), "current" if current else ""),
+        (clean(snapshot["name"]), "current" if current else "dim" if snapshot["automatic"] else ""),
         (date_text(snapshot["created"]), ""),
         (size_text(snapshot["vm_state_size"]), ""),
         (clock_text(snapshot["vm_clock"]), ""),
@@ -89,7 +91,8 @@ COMMAND = Command(
     name="list",
     description="""\
 List the snapshots of a VM, oldest first; a star marks the current one. VM SIZE is what is kept of RAM and device
-state, RAM how RAM is kept. WHOLE is read from the images at this moment. Works on a stopped VM too.""",
+state, RAM how RAM is kept. WHOLE is read from the images at this moment.
+What snaptree has taken by itself says so in its description. Works on a stopped VM too.""",
     arguments=arguments,
     act=act,
     examples=("snaptree list dev", "snaptree list dev --json | jq -r '.[].name'"),

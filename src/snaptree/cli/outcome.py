@@ -38,12 +38,15 @@ def outcome(client: Client, action: str, event: str, which: Mapping[str, str]) -
     }
 
 
-def last_event(events: Iterable[Mapping[str, Any]], event: str, which: Mapping[str, str]) -> Mapping[str, Any]:
-    """Return the data of the last such event of a snapshot, or an empty mapping; other clients' come too."""
+def last_event(events: Iterable[Mapping[str, Any]], event: str, which: Mapping[str, str] | None) -> Mapping[str, Any]:
+    """Return the data of the last such event of a snapshot, or an empty mapping; other clients' come too.
+
+    :param which: ``None`` for any snapshot.
+    """
     found: Mapping[str, Any] = {}
     for candidate in events:
         data = candidate.get("data", {})
-        if candidate.get("event") == event and _is(data, which):
+        if candidate.get("event") == event and (which is None or _is(data, which)):
             found = data
     return found
 

@@ -7,6 +7,7 @@ import os
 import select
 from collections.abc import Iterable
 from contextlib import suppress
+from typing import Any
 
 from ..model.errors import ProtocolError, QEMUGone, SnaptreeError
 from ..places.places import VMPlace
@@ -19,6 +20,9 @@ from .vms import vm
 def arguments(parser: Parser) -> None:
     """Add the arguments."""
     add_vm(parser)
+    parser.add_argument(
+        "--discard", action="store_true", help="keep nothing of what the VM has become since its current snapshot"
+    )
     parser.add_argument("--delete", action="store_true", help="remove a fork whole, with its disks and its snapshots")
     add_json(parser)
 
@@ -29,33 +33,40 @@ def act(args: argparse.Namespace) -> int:
     if args.delete:
         return _delete(place, as_json=args.json)
     with progress.shown(f"stopping {place.name}"):
-        quit_vm(place)
+        ended = quit_vm(place, keep=not args.discard)
+    kept, not_kept = ended.get("kept"), ended.get("not_kept")
+    if not_kept:
+        output.note(f"The state of {place.name} was not kept: {not_kept}")
     if args.json:
-        output.document(vm(place))
+        output.document({**vm(place), "kept": kept})
     else:
-        output.say(f"stopped {place.name}")
+        output.say(f"stopped {place.name}" + (f"; its state is kept as {kept}" if kept else ""))
     return 0
 
 
-def quit_vm(place: VMPlace) -> None:
+def quit_vm(place: VMPlace, *, keep: bool = False) -> dict[str, Any]:
     """Quit a VM's QEMU, and return when it and its supervisor are gone.
 
+    :param keep: take an automatic snapshot first, where the VM has run since its current one.
+    :return: ``kept``, the automatic snapshot's name or ``None``, and ``not_kept``, why there is none; or nothing.
     :raises VMNotRunning: where nobody supervises it.
     :raises SnaptreeError: where it still runs.
     """
     with connected(place) as client:
         known = client.execute("query-vm", {})
+        ended: dict[str, Any] = {}
         ends = open_ends(pid for pid in (known["qemu_pid"], known["supervisor_pid"]) if pid)
         try:
             # QEMU may be gone before its answer is; what counts is seen below.
             with suppress(ProtocolError, QEMUGone):
-                client.execute("quit", {})
+                ended = client.execute("vm-stop", {"keep": keep})
             for end in ends:
                 wait_for(end)
         finally:
             for end in ends:
                 os.close(end)
     require_gone(place, known["qemu_pid"])
+    return ended
 
 
 def _delete(place: VMPlace, *, as_json: bool) -> int:
@@ -105,8 +116,10 @@ COMMAND = Command(
     name="stop",
     description="""\
 Quit QEMU, as if the power went off, and return when it is gone and its images are free. What is under way, a create
-for example, ends first. The guest is not asked; shut it down from within where that matters.""",
+for example, ends first. The guest is not asked; shut it down from within where that matters.
+Where the VM has run since its current snapshot, an automatic one is taken of its last moment, so that `snaptree resume`
+goes on exactly there; where none can be taken, it stops all the same, and says why.""",
     arguments=arguments,
     act=act,
-    examples=("snaptree stop dev", "snaptree stop --delete trial"),
+    examples=("snaptree stop dev", "snaptree stop --discard dev", "snaptree stop --delete trial"),
 )

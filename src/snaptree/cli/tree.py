@@ -92,12 +92,14 @@ def _line(drawing: str, snapshot: SnapshotJSON, known: set[str | None], room: in
     name = clean(snapshot["name"])
     line: list[Span] = [
         (f"{drawing} ", current and "bold"),
-        (name, current),
+        (name, current or ("dim" if snapshot["automatic"] else "")),
         (" " * (room - len(drawing) - len(name) - 1), ""),
         (f"  {date_text(snapshot['created'])}", "dim"),
     ]
     if current:
         line.append(("  current", current))
+    if snapshot["automatic"]:
+        line.append(("  automatic", "dim"))
     if not snapshot["consistent"]:
         line.append((f"  not whole: {lacking(snapshot)}", "bad"))
     if snapshot["parent_id"] != NIL and snapshot["parent_id"] not in known:

@@ -3,13 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from ..model.ids import NIL
+from ..catalog.catalog import Current
+from ..catalog.undo import Undo
 from ..model.snapshot import Snapshot
 
 KEPT = 5
 """So many automatic snapshots of a VM stay."""
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """Where a VM is before a load.
+
+    :param undo: what ``undo`` shall go back to; ``None`` leaves it as it is.
+    :param kept: the automatic snapshot that was taken of it.
+    :param back: the snapshot of exactly this moment; ``None`` where there is none.
+    :param not_kept: why none was taken, where it should have been.
+    """
+
+    undo: Undo | None
+    kept: Snapshot | None = None
+    back: Snapshot | None = None
+    not_kept: str = ""
+
+
+def discarding(current: Current, *, not_kept: str = "") -> Before:
+    """Return what a load finds whose VM has run since its current snapshot, and is not kept."""
+    return Before(Undo(current.id, discarded=True), not_kept=not_kept)
+
+
+def before_unchanged(target: Snapshot, current: Current, snapshot: Snapshot | None) -> Before:
+    """Return what a load of ``target`` finds of a VM that stands at its current snapshot, still."""
+    if snapshot is not None and snapshot.id == target.id:
+        return Before(None, back=snapshot)  # it goes nowhere, and what undo goes back to stays
+    return Before(Undo(current.id), back=snapshot)
+
+
+def before_broken(current: Current, snapshot: Snapshot | None) -> Before:
+    """Return what a load finds after another that failed half way: nothing of now is of one moment.
+
+    What was kept before that one is current.
+    """
+    return Before(Undo(current.id, discarded=snapshot is None or not snapshot.automatic))
 
 
 def automatic_name(now_ns: int, taken: Collection[str]) -> str:
@@ -33,4 +71,4 @@ def outdated(snapshots: Iterable[Snapshot], protected: Collection[str]) -> list[
     :param protected: the ids of those that something stands on: current, what undo goes back to, forks.
     """
     automatic = [snapshot for snapshot in snapshots if snapshot.automatic]
-    return [snapshot for snapshot in automatic[:-KEPT] if snapshot.id not in protected and snapshot.id != NIL]
+    return [snapshot for snapshot in automatic[:-KEPT] if snapshot.id not in protected]

@@ -22,12 +22,12 @@ from ..model.tags import format_tag
 from ..qemu.blockdevs import BlockDevice
 from ..qemu.blockers import choose_vmstate_device
 from ..qemu.facts import Facts
-from ..qemu.jobs import new_job_id, run_job
+from ..qemu.jobs import dismiss, new_job_id, run_job
 from . import images, tags, trace
 from .pause import Pause, paused
 from .ramway import ignoring_shared, in_thread, memory_now
 from .status import create_reasons
-from .vm import VM, ClockSeen, Stopwatch
+from .vm import VM, ClockSeen, Stands, Stopwatch
 
 if TYPE_CHECKING:
     from .taking import Taking
@@ -48,6 +48,18 @@ class Done:
     pause_ms: float
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a new snapshot shall be called.
+
+    :param automatic: nobody asked for it by this name.
+    """
+
+    name: str
+    description: str = ""
+    automatic: bool = False
+
+
 async def create(vm: VM, name: str, description: str = "", *, client: str, wait: bool = True) -> Done:
     """Take a snapshot of the whole VM: all devices, device state, RAM.
 
@@ -64,36 +76,43 @@ async def create(vm: VM, name: str, description: str = "", *, client: str, wait:
     check_description(description)
     async with vm.operation("create", wait=wait):
         vm.require_qemu()
-        clock = Stopwatch()
-        if await vm.disk(vm.catalog.by_name, name) is not None:
-            raise NameTaken(
-                f"There is a snapshot {printable(name)} already.", "Choose another name, or delete or rename that one."
-            )
-        id = new_id()
-        plan: Plan | None = None
-        async with _taking(vm, id) as taking:
-            if taking is not None and await in_thread(taking.wants_round):
-                async with vm.exclusive():
-                    plan = await _prepare(vm, id, name, description, client)
-                await _undoing(vm, plan, client, clock, _copy(vm, taking, clock))
-            await asyncio.to_thread(images.flush, vm.files())
+        return await create_held(vm, Wanted(name, description), client=client)
+
+
+async def create_held(vm: VM, wanted: Wanted, *, client: str) -> Done:
+    """As :func:`create`, for a caller who holds the VM's lock."""
+    clock = Stopwatch()
+    if await vm.disk(vm.catalog.by_name, wanted.name) is not None:
+        raise NameTaken(
+            f"There is a snapshot {printable(wanted.name)} already.",
+            "Choose another name, or delete or rename that one.",
+        )
+    id = new_id()
+    plan: Plan | None = None
+    async with _taking(vm, id) as taking:
+        if taking is not None and await in_thread(taking.wants_round):
             async with vm.exclusive():
-                if plan is None:
-                    plan = await _prepare(vm, id, name, description, client)
-                else:
-                    plan = await _undoing(vm, plan, client, clock, _prepare_again(vm, plan))
-                ram = taking if plan.snapshot["memory"] == "pages" else None
-                trace.point("create.begun")
-                pause = await _undoing(vm, plan, client, clock, _save(vm, plan, clock, ram))
-            snapshot = await _undoing(vm, plan, client, clock, _finish(vm, plan, client, clock, ram))
-        trace.point("create.done")
-        done = Done(snapshot, clock.duration_ms(), clock.pause_ms())
-        vm.publish("SNAPSHOT_CREATED", {"name": name, "id": snapshot.id, "duration_ms": done.duration_ms})
-        if pause.stuck:
-            raise QEMUFailed(
-                f"{name} was created, and the VM cannot continue: {pause.stuck}", "It is paused; `cont` says why."
-            )
-        return done
+                plan = await _prepare(vm, id, wanted, client)
+            await _undoing(vm, plan, client, clock, _copy(vm, taking, clock))
+        await asyncio.to_thread(images.flush, vm.files())
+        async with vm.exclusive():
+            if plan is None:
+                plan = await _prepare(vm, id, wanted, client)
+            else:
+                plan = await _undoing(vm, plan, client, clock, _prepare_again(vm, plan, wanted))
+            ram = taking if plan.snapshot["memory"] == "pages" else None
+            trace.point("create.begun")
+            pause = await _undoing(vm, plan, client, clock, _save(vm, plan, clock, ram))
+        snapshot = await _undoing(vm, plan, client, clock, _finish(vm, plan, client, clock, ram))
+    vm.stands = Stands(snapshot.id, pause.resumed_before)
+    trace.point("create.done")
+    done = Done(snapshot, clock.duration_ms(), clock.pause_ms())
+    vm.publish("SNAPSHOT_CREATED", {"name": wanted.name, "id": snapshot.id, "duration_ms": done.duration_ms})
+    if pause.stuck:
+        raise QEMUFailed(
+            f"{wanted.name} was created, and the VM cannot continue: {pause.stuck}", "It is paused; `cont` says why."
+        )
+    return done
 
 
 @asynccontextmanager
@@ -133,18 +152,17 @@ async def _facts(vm: VM) -> Facts:
     return facts
 
 
-async def _prepare(vm: VM, id: str, name: str, description: str, client: str) -> Plan:
+async def _prepare(vm: VM, id: str, wanted: Wanted, client: str) -> Plan:
     """Make sure that a snapshot can be taken, and note durably that it begins."""
-    plan = await _plan(vm, id, name, description, await _facts(vm))
+    plan = await _plan(vm, id, wanted, await _facts(vm))
     trace.point("create.planned")
     await vm.disk(vm.catalog.begin, Journal("create", time.time_ns(), client, plan.to_json()))
     return plan
 
 
-async def _prepare_again(vm: VM, begun: Plan) -> Plan:
+async def _prepare_again(vm: VM, begun: Plan, wanted: Wanted) -> Plan:
     """Make sure that a snapshot can still be taken, of the VM as it is now."""
-    told = begun.snapshot
-    plan = await _plan(vm, told["id"], told["name"], told["description"], await _facts(vm))
+    plan = await _plan(vm, begun.snapshot["id"], wanted, await _facts(vm))
     plan = replace(plan, job_id=begun.job_id)
     if plan != begun:
         await vm.disk(vm.catalog.set_step, "begun", plan.to_json())
@@ -194,7 +212,7 @@ class Plan:
         return str(self.snapshot["tag"])
 
 
-async def _plan(vm: VM, id: str, name: str, description: str, facts: Facts) -> Plan:
+async def _plan(vm: VM, id: str, wanted: Wanted, facts: Facts) -> Plan:
     current = await vm.disk(vm.catalog.current)
     parent_id = current.id or NIL
     vmstate = choose_vmstate_device(facts)
@@ -203,15 +221,16 @@ async def _plan(vm: VM, id: str, name: str, description: str, facts: Facts) -> P
     memory, why = memory_now(vm, facts)
     snapshot = {
         "id": id,
-        "name": name,
+        "name": wanted.name,
         "parent_id": parent_id,
-        "tag": format_tag(name, id, parent_id),
+        "tag": format_tag(wanted.name, id, parent_id),
         "memory": memory,
         "memory_why": why,
         "vmstate_device": vmstate.device,
         "devices": [asdict(d) for d in devices],
         "machine": asdict(facts.machine),
-        "description": description,
+        "description": wanted.description,
+        "automatic": wanted.automatic,
     }
     return Plan(snapshot, tuple(d.node for d in facts.devices), vmstate.node, new_job_id(), facts.running)
 
@@ -235,12 +254,13 @@ async def _save(vm: VM, plan: Plan, clock: Stopwatch, taking: Taking | None) -> 
                     raise failure
         pause.check_untouched()
         trace.point("create.saved")
+    await dismiss(vm.session, plan.job_id)  # not in the pause
     return pause
 
 
 async def _save_state(vm: VM, plan: Plan) -> None:
     arguments = {"tag": plan.tag, "vmstate": plan.vmstate_node, "devices": list(plan.nodes)}
-    await run_job(vm.session, "snapshot-save", arguments, plan.job_id)
+    await run_job(vm.session, "snapshot-save", arguments, plan.job_id, keep=True)
 
 
 async def finish(vm: VM, plan: Plan, *, stopped_at_s: float | None = None) -> Snapshot:
@@ -281,7 +301,6 @@ def whole(plan: Plan, devices: tuple[BlockDevice, ...]) -> Snapshot:
         "created_ns": state.date_ns,
         "vm_clock_ns": state.vm_clock_ns,
         "vm_state_size": state.vm_state_size,
-        "automatic": False,
         "flaw": "",
     }
     return from_record(record)
@@ -319,6 +338,7 @@ async def undo(vm: VM, plan: Plan, client: str, clock: Stopwatch, why: str) -> N
     """
     name, id = plan.snapshot["name"], plan.snapshot["id"]
     # A save that fails cleans up by name in QEMU, and not always whole; ours is the only snapshot of this tag.
+    await dismiss(vm.session, plan.job_id)
     await tags.remove(vm, plan.tag)
     await forget_pages(vm, id)
     await vm.append_lineage(delete_record([id]))

@@ -14,6 +14,7 @@ from ..model.errors import QEMUGone, SnaptreeError
 from ..model.snapshot import Snapshot
 from ..model.tree import subtree
 from . import tags, trace
+from .create import forget_pages
 from .entries import is_of
 from .pinned import check_unpinned
 from .vm import VM, Stopwatch
@@ -46,7 +47,7 @@ async def delete(
     it again goes on from there.  Where the supervisor or QEMU died, the next supervisor does that by itself.
 
     :raises NoSuchSnapshot, AmbiguousId, UsageError, Refused, Busy: before anything was changed.
-    :raises QEMUFailed: where QEMU could not delete.
+    :raises QEMUFailed, PageStoreError: where QEMU, or the page store, could not delete.
     """
     async with vm.operation("delete", wait=wait):
         vm.require_qemu()
@@ -55,30 +56,41 @@ async def delete(
         doomed = [snapshot]
         if children:
             doomed = subtree(await vm.disk(vm.catalog.snapshots), snapshot.id)
-        await asyncio.to_thread(check_unpinned, vm.place, doomed)
-        plan = {"ids": [s.id for s in doomed]}
-        await vm.disk(vm.catalog.begin, Journal("delete", time.time_ns(), client, plan))
-        trace.point("delete.begun")
-        try:
-            await perform(vm, doomed, client, clock)
-        except QEMUGone:
-            raise  # the journal stays, and the delete rolls forward
-        except SnaptreeError as error:
-            entry = await vm.entry("delete", snapshot.name, snapshot.id, client, clock=clock, result=f"failed: {error}")
-            await vm.disk(vm.catalog.ended, entry)
-            _publish_failure(vm, snapshot, clock, error)
-            raise
+        await delete_held(vm, snapshot, doomed, client=client, clock=clock)
         return Deleted(snapshot, len(doomed), clock.duration_ms())
+
+
+async def delete_held(vm: VM, snapshot: Snapshot, doomed: list[Snapshot], *, client: str, clock: Stopwatch) -> None:
+    """As :func:`delete`, for a caller who holds the VM's lock.
+
+    :param snapshot: the one that is named where it fails.
+    :param doomed: all that go, children first.
+    """
+    await asyncio.to_thread(check_unpinned, vm.place, doomed)
+    plan = {"ids": [s.id for s in doomed]}
+    await vm.disk(vm.catalog.begin, Journal("delete", time.time_ns(), client, plan))
+    trace.point("delete.begun")
+    try:
+        await perform(vm, doomed, client, clock)
+    except QEMUGone:
+        raise  # the journal stays, and the delete rolls forward
+    except SnaptreeError as error:
+        entry = await vm.entry("delete", snapshot.name, snapshot.id, client, clock=clock, result=f"failed: {error}")
+        await vm.disk(vm.catalog.ended, entry)
+        _publish_failure(vm, snapshot, clock, error)
+        raise
 
 
 async def perform(vm: VM, doomed: list[Snapshot], client: str, clock: Stopwatch) -> None:
     """Delete snapshots one after the other, children first; each is gone from the catalog before the next begins.
 
-    :raises QEMUFailed: where QEMU could not; those before it are gone.
+    :raises QEMUFailed, PageStoreError: where QEMU, or the page store, could not; those before it are gone.
     """
     for snapshot in doomed:
         await tags.remove(vm, snapshot.tag, functools.partial(is_of, snapshot))
         trace.point("delete.removed")
+        await forget_pages(vm, snapshot.id)
+        trace.point("delete.freed")
         entry = await vm.entry("delete", snapshot.name, snapshot.id, client, clock=clock)
         await _forget(vm, snapshot, entry, last=snapshot is doomed[-1])
         data: dict[str, Any] = {"name": snapshot.name, "id": snapshot.id, "duration_ms": entry.duration_ms}

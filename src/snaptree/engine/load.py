@@ -3,53 +3,50 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from ..catalog.history import Journal
 from ..catalog.lineage import load_record
-from ..model.errors import LoadIncomplete, NotReady, PageStoreError, QEMUFailed, QEMUGone
+from ..model.errors import LoadIncomplete, NotReady, PageStoreError, QEMUFailed, QEMUGone, SnaptreeError
 from ..model.reason import Reason
-from ..model.snapshot import Memory, Snapshot
+from ..model.snapshot import Snapshot
 from ..qemu.facts import Facts
 from ..qemu.jobs import dismiss, new_job_id, run_job
 from ..qemu.reset import reset_for_load
 from . import images, trace
-from .create import Done
+from .automatic import Before
+from .halfway import HalfWay, Plan, certainly_untouched, mark_broken, publish_failure, states
 from .pause import Pause, paused
+from .present import keep_before, prune
 from .ramway import generation_id, ignoring_shared, in_thread
 from .ramway import load_reasons as ram_reasons
 from .status import load_reasons
-from .vm import VM, ClockSeen, Stopwatch
+from .vm import VM, ClockSeen, Stands, Stopwatch
 
 if TYPE_CHECKING:
     from .putting import Putting
 
+log = logging.getLogger(__name__)
+
+NOTHING = Before(None)
+
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """Everything that is needed to finish or undo a load.
+class Loaded:
+    """What a load did; its times are its own, without what it took to keep the present.
 
-    :param files: the image of each device of the snapshot.
-    :param same: the devices whose content was that of the snapshot before already; only the others can tell whether
-        the load touched them.
+    :param kept: the automatic snapshot that was taken of the present before it.
+    :param not_kept: why none was taken, where it should have been.
     """
 
-    id: str
-    name: str
-    tag: str
-    job_id: str
-    nodes: tuple[str, ...]
-    vmstate_node: str
-    files: dict[str, str]
-    same: tuple[str, ...]
-    was_running: bool
-    memory: Memory = "full"
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the JSON object for the journal."""
-        return asdict(self)
+    snapshot: Snapshot
+    duration_ms: float
+    pause_ms: float
+    kept: Snapshot | None = None
+    not_kept: str = ""
 
 
 async def load(
@@ -58,40 +55,93 @@ async def load(
     name: str | None = None,
     id: str | None = None,
     allow_resize: bool = False,
+    keep: bool | None = None,
     client: str,
     wait: bool = True,
-) -> Done:
+) -> Loaded:
     """Bring the whole VM, all devices, device state and RAM, back to a snapshot.
 
     Prerequisites: :func:`~.status.load_reasons` finds nothing.
     Effects on success: every device and RAM are as they were; the snapshot is current; the VM runs exactly if it ran
-    before.
-    Effects on failure: none where no device was touched.  Else the VM stays paused, ``status`` says which device is in
-    which state, and nothing but another load goes on from there.
+    before.  Where it had run since its current snapshot, an automatic one holds how it was before, if it was kept;
+    the oldest automatic ones are deleted where there are too many.
+    Effects on failure: none where no device was touched, but that the present may be kept.  Else the VM is put back to
+    where it was before, if that was kept.  Else it stays paused, ``status`` says which device is in which state, and
+    nothing but another load goes on from there.
 
+    :param keep: whether to take an automatic snapshot first, where the VM has run since its current one; without a word
+        it is taken where that takes milliseconds, in pages.
     :raises NoSuchSnapshot, AmbiguousId, UsageError, NotReady, Busy: before anything was changed.
-    :raises QEMUFailed: where QEMU could not load, and no device was touched.
+    :raises QEMUFailed: where QEMU could not load, and the VM is as it was.
     :raises LoadIncomplete: where it stopped half way.
     :raises QEMUGone: where QEMU ended meanwhile.
     """
     async with vm.operation("load", wait=wait):
         vm.require_qemu()
-        clock = Stopwatch()
         snapshot = await vm.disk(vm.catalog.find, name=name, id=id)
-        await asyncio.to_thread(images.flush, vm.files())
-        async with vm.exclusive():
-            facts, ram = await ready(vm, snapshot, allow_resize=allow_resize)
-            plan = await asyncio.to_thread(_plan, snapshot, facts)
-            trace.point("load.planned")
-            await vm.disk(vm.catalog.begin, Journal("load", time.time_ns(), client, plan.to_json()))
-            trace.point("load.begun")
+        return await load_held(vm, snapshot, allow_resize=allow_resize, keep=keep, client=client)
+
+
+async def load_held(
+    vm: VM, snapshot: Snapshot, *, allow_resize: bool = False, keep: bool | None = None, client: str
+) -> Loaded:
+    """As :func:`load`, for a caller who holds the VM's lock."""
+    before = await keep_before(
+        vm, snapshot, keep, check=lambda: ready(vm, snapshot, allow_resize=allow_resize), client=client
+    )
+    trace.point("load.kept")
+    clock = Stopwatch()
+    await asyncio.to_thread(images.flush, vm.files())
+    async with vm.exclusive():
+        facts, ram = await ready(vm, snapshot, allow_resize=allow_resize)
+        plan = await asyncio.to_thread(_plan, snapshot, facts, before)
+        trace.point("load.planned")
+        await vm.disk(vm.catalog.begin, Journal("load", time.time_ns(), client, plan.to_json()))
+        trace.point("load.begun")
+        try:
             stuck = await perform(vm, plan, facts, ram, client=client, clock=clock)
-        done = await finish(vm, plan, snapshot, client, clock)
-        if stuck:
+        except HalfWay as error:
+            if before.back is None or not await go_back(vm, before.back, goes_on=facts.running, client=client):
+                raise
             raise QEMUFailed(
-                f"{snapshot.name} was loaded, and the VM cannot continue: {stuck}", "It is paused; `cont` says why."
-            )
-        return done
+                f"The load of {plan.name} failed half way: {error.why} The VM was put back to where it was before;"
+                " nothing was lost.",
+                f"Mend the cause and load {plan.name} again, or load another snapshot.",
+            ) from error
+    loaded = await finish(vm, plan, snapshot, client, clock, before=before)
+    await prune(vm, client=client)
+    if stuck:
+        raise QEMUFailed(
+            f"{snapshot.name} was loaded, and the VM cannot continue: {stuck}", "It is paused; `cont` says why."
+        )
+    return loaded
+
+
+async def go_back(vm: VM, back: Snapshot, *, goes_on: bool, client: str) -> bool:
+    """Load the snapshot of the moment before a load that failed half way.
+
+    Prerequisites: the caller holds the VM's lock, its gate is closed, the VM is marked as broken.
+    Effects on success: the VM is as it was before; it runs if ``goes_on``.
+    Effects on failure: it stays broken.
+
+    :return: whether it is back.
+    :raises QEMUGone: where QEMU ended meanwhile.
+    """
+    clock = Stopwatch()
+    try:
+        facts, ram = await ready(vm, back, allow_resize=True, way_back=False)
+        plan = await asyncio.to_thread(_plan, back, facts, NOTHING)
+        plan = replace(plan, was_running=goes_on, returning=True)
+        await vm.disk(vm.catalog.begin, Journal("load", time.time_ns(), client, plan.to_json()))
+        trace.point("load.returning")
+        await perform(vm, plan, facts, ram, client=client, clock=clock)
+        await finish(vm, plan, back, client, clock)
+    except QEMUGone:
+        raise
+    except SnaptreeError as error:
+        log.error("the VM could not be put back to %s: %s", back.name, error)
+        return False
+    return True
 
 
 async def ready(
@@ -146,6 +196,7 @@ async def perform(vm: VM, plan: Plan, facts: Facts, ram: Putting | None, *, clie
     """
     try:
         async with paused(vm, clock) as pause:
+            pause.was_running = pause.was_running or (plan.returning and plan.was_running)
             plan = await _look_again(vm, plan, was_running=pause.was_running)
             trace.point("load.paused")
             pause.stay = True  # until it is known what QEMU has done
@@ -154,6 +205,7 @@ async def perform(vm: VM, plan: Plan, facts: Facts, ram: Putting | None, *, clie
             await vm.disk(vm.catalog.set_step, "loaded", plan.to_json())
             vm.broken = ""
             vm.warm = True
+            vm.stands = Stands(plan.id, pause.resumed_before)
             pause.stay = False
             trace.point("load.noted")
     except (LoadIncomplete, QEMUGone):
@@ -198,7 +250,7 @@ async def _load_or_settle(
     except (QEMUFailed, PageStoreError) as error:
         found = await asyncio.to_thread(states, plan)
         await mark_broken(vm, plan, found, client=client, clock=clock, why=str(error))
-        raise LoadIncomplete(f"The load of {plan.name} failed half way: {error} {vm.broken}", remedy(plan)) from error
+        raise HalfWay(vm, plan, str(error)) from error
 
 
 async def _load_state(vm: VM, plan: Plan) -> None:
@@ -206,19 +258,36 @@ async def _load_state(vm: VM, plan: Plan) -> None:
     await run_job(vm.session, "snapshot-load", arguments, plan.job_id, keep=True)
 
 
-async def finish(vm: VM, plan: Plan, snapshot: Snapshot, client: str, clock: Stopwatch) -> Done:
+async def finish(
+    vm: VM, plan: Plan, snapshot: Snapshot, client: str, clock: Stopwatch, *, before: Before = NOTHING
+) -> Loaded:
     """Note that the snapshot was loaded, and is current."""
+    if any(size != vm.attached[name].size for name, size in _sizes(snapshot).items() if name in vm.attached):
+        vm.forget_facts()  # a disk has its old size again
     vm.clock_seen = ClockSeen(snapshot.id, snapshot.vm_clock_ns, clock.stopped_at_s)
-    await vm.append_lineage(load_record(snapshot.id))
+    await vm.append_lineage(load_record(snapshot.id, plan.undo))
     entry = await vm.entry("load", snapshot.name, snapshot.id, client, clock=clock)
-    await vm.disk(vm.catalog.loaded, snapshot.id, entry)
+    await vm.disk(vm.catalog.loaded, snapshot.id, entry, plan.undo)
     await dismiss(vm.session, plan.job_id)
     trace.point("load.done")
-    vm.publish("SNAPSHOT_LOADED", {"name": snapshot.name, "id": snapshot.id, "duration_ms": entry.duration_ms})
-    return Done(snapshot, entry.duration_ms, entry.pause_ms)
+    vm.publish(
+        "SNAPSHOT_LOADED",
+        {
+            "name": snapshot.name,
+            "id": snapshot.id,
+            "duration_ms": entry.duration_ms,
+            "kept": before.kept.name if before.kept is not None else None,
+            "not_kept": before.not_kept,
+        },
+    )
+    return Loaded(snapshot, entry.duration_ms, entry.pause_ms, before.kept, before.not_kept)
 
 
-def _plan(snapshot: Snapshot, facts: Facts) -> Plan:
+def _sizes(snapshot: Snapshot) -> dict[str, int]:
+    return {device.device: device.size for device in snapshot.devices}
+
+
+def _plan(snapshot: Snapshot, facts: Facts, before: Before) -> Plan:
     here = {device.device: device for device in facts.devices}
     chosen = [here[recorded.device] for recorded in snapshot.devices]
     files = {device.device: device.file for device in chosen}
@@ -233,6 +302,8 @@ def _plan(snapshot: Snapshot, facts: Facts) -> Plan:
         same=_same(files, snapshot.tag),
         was_running=facts.running,
         memory=snapshot.memory,
+        undo=before.undo,
+        back=before.back.id if before.back is not None else "",
     )
 
 
@@ -278,33 +349,6 @@ def _verify(plan: Plan) -> None:
             raise QEMUFailed(f"QEMU says that it loaded {plan.name}, and {device} is not at it.")
 
 
-def states(plan: Plan) -> dict[str, str]:
-    """Say for each device what a load that failed has done to it: ``reverted``, ``untouched``, ``same`` or ``unknown``.
-
-    ``same``: its content was that of the snapshot before, so both words would be true.
-    """
-    found = {}
-    for device, file in plan.files.items():
-        at = images.at_snapshot(file, plan.tag)
-        if at is None:
-            found[device] = "unknown"
-        elif device in plan.same:
-            found[device] = "same"
-        else:
-            found[device] = "reverted" if at else "untouched"
-    return found
-
-
-def certainly_untouched(found: dict[str, str]) -> bool:
-    """Say whether a load that failed has certainly changed neither a device nor RAM.
-
-    QEMU reverts one device after the other and only then begins with RAM.  So where one device is untouched RAM is, and
-    where none is reverted nothing was changed.
-    """
-    words = set(found.values())
-    return "untouched" in words and words <= {"untouched", "same"}
-
-
 async def failed(
     vm: VM, plan: Plan, ram: Putting | None, pause: Pause, *, client: str, clock: Stopwatch, why: str
 ) -> None:
@@ -322,7 +366,7 @@ async def failed(
         pause.stay = False
         raise QEMUFailed(why, "No disk was changed.")
     await mark_broken(vm, plan, found, client=client, clock=clock, why=why)
-    raise LoadIncomplete(f"The load of {plan.name} failed half way: {why} {vm.broken}", remedy(plan))
+    raise HalfWay(vm, plan, why)
 
 
 async def _put_back(ram: Putting) -> bool:
@@ -332,40 +376,8 @@ async def _put_back(ram: Putting) -> bool:
         return False
 
 
-async def mark_broken(vm: VM, plan: Plan, found: dict[str, str], *, client: str, clock: Stopwatch, why: str) -> None:
-    """Note durably that the disks don't belong together, keep the VM paused, and end the load in the journal."""
-    await vm.session.execute("stop")
-    vm.broken = f"The VM stays paused: {_words(plan, found)}, and RAM is of neither moment for certain."
-    entry = await vm.entry("load", plan.name, plan.id, client, clock=clock, result=f"incomplete: {why}")
-    await vm.disk(vm.catalog.broke, vm.broken, entry)
-    await dismiss(vm.session, plan.job_id)
-    vm.publish(
-        "SNAPSHOT_FAILED",
-        {"name": plan.name, "id": plan.id, "duration_ms": entry.duration_ms, "operation": "load", "error": why},
-    )
-
-
-def remedy(plan: Plan) -> str:
-    """Return what to do after a load that failed half way."""
-    return f"Mend the cause and load {plan.name} again, or load another snapshot; any whole load makes the VM whole."
-
-
-def _words(plan: Plan, found: dict[str, str]) -> str:
-    says = {
-        "reverted": f"is at {plan.name}",
-        "untouched": "is as it was before the load",
-        "same": f"is at {plan.name}, where it was before",
-        "unknown": "is in an unknown state",
-        "closed": "was found corrupt and closed by QEMU",
-    }
-    return ", ".join(f"{device} {says[word]}" for device, word in found.items())
-
-
 async def _undone(vm: VM, plan: Plan, client: str, clock: Stopwatch, why: str) -> None:
     entry = await vm.entry("load", plan.name, plan.id, client, clock=clock, result=f"failed: {why}")
     await vm.disk(vm.catalog.ended, entry)
     await dismiss(vm.session, plan.job_id)
-    vm.publish(
-        "SNAPSHOT_FAILED",
-        {"name": plan.name, "id": plan.id, "duration_ms": entry.duration_ms, "operation": "load", "error": why},
-    )
+    publish_failure(vm, plan, entry.duration_ms, why)

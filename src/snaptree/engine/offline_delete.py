@@ -45,17 +45,33 @@ def delete(
         settle(vm)
         snapshot = vm.catalog.find(name=name, id=id)
         doomed = subtree(vm.catalog.snapshots(), snapshot.id) if children else [snapshot]
-        check_unpinned(vm.place, doomed)
-        _check(vm, doomed)
-        vm.catalog.begin(Journal("delete", time.time_ns(), client, {"ids": [s.id for s in doomed]}))
-        trace.point("offline-delete.begun")
-        try:
-            perform(vm, doomed, client, clock=clock)
-        except SnaptreeError as error:
-            result = f"failed: {error}"
-            vm.catalog.ended(vm.entry("delete", snapshot.name, snapshot.id, client, clock=clock, result=result))
-            raise
+        delete_held(vm, snapshot, doomed, client=client, clock=clock)
         return doomed[::-1], clock()
+
+
+def delete_held(
+    vm: Stopped,
+    snapshot: Snapshot,
+    doomed: Sequence[Snapshot],
+    *,
+    client: str,
+    clock: Callable[[], float] = lambda: 0.0,
+) -> None:
+    """As :func:`delete`, for a caller who holds the VM and has settled what was cut off.
+
+    :param snapshot: the one that is named where it fails.
+    :param doomed: all that go, children first.
+    """
+    check_unpinned(vm.place, doomed)
+    _check(vm, doomed)
+    vm.catalog.begin(Journal("delete", time.time_ns(), client, {"ids": [s.id for s in doomed]}))
+    trace.point("offline-delete.begun")
+    try:
+        perform(vm, doomed, client, clock=clock)
+    except SnaptreeError as error:
+        result = f"failed: {error}"
+        vm.catalog.ended(vm.entry("delete", snapshot.name, snapshot.id, client, clock=clock, result=result))
+        raise
 
 
 def perform(vm: Stopped, doomed: Sequence[Snapshot], client: str, *, clock: Callable[[], float] = lambda: 0.0) -> None:

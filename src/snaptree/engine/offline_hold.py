@@ -31,10 +31,16 @@ POLL_S = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What an operation on a VM that doesn't run did."""
+    """What an operation on a VM that doesn't run did.
+
+    :param kept: the automatic snapshot that a load took of the disks before it.
+    :param not_kept: why it took none, where it should have.
+    """
 
     snapshot: Snapshot
     duration_ms: float
+    kept: Snapshot | None = None
+    not_kept: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,16 @@ from typing import Any
 
 from ..catalog.history import Journal
 from ..catalog.lineage import load_record
+from ..catalog.undo import read_undo
 from ..model.errors import LoadIncomplete, NoSuchSnapshot, NotReady, SnaptreeError
 from ..model.snapshot import Snapshot
 from ..places.places import VMPlace
 from . import images, trace
 from .offline_hold import Done, Stopped, client_name, listed, stopped, stopwatch
+from .offline_keep import keep_before, prune
 from .offline_reasons import load_reasons
 from .offline_recover import settle
+from .undo_target import target
 
 OK = "ok, disks only"
 
@@ -25,6 +28,7 @@ def load(
     name: str | None = None,
     id: str | None = None,
     allow_resize: bool = False,
+    keep: bool | None = None,
     client: str = "",
     wait: bool = True,
 ) -> Done:
@@ -32,30 +36,59 @@ def load(
 
     Prerequisites: :func:`~.offline_reasons.load_reasons` finds nothing.
     Effects on success: every image is as it was; the snapshot is current.  RAM of a snapshot that has it is not loaded:
-    the VM starts cold from these disks, as after a power cut at that moment.
-    Effects on failure: none before the first image was changed.  After it, the VM is marked as broken and says which
-    image is in which state, until a load is whole.
+    the VM starts cold from these disks, as after a power cut at that moment.  Where the disks were not at the current
+    snapshot, an automatic one holds what they were, unless ``keep`` is false.
+    Effects on failure: none before the first image was changed, but that the disks may be kept.  After it, the VM is
+    marked as broken and says which image is in which state, until a load is whole.
 
+    :param keep: whether to take that automatic one; without a word it is taken where it can be.
     :raises NoSuchSnapshot, AmbiguousId, UsageError, NotReady, VMRuns, Busy, Refused: before anything was changed.
     :raises LoadIncomplete: where it stopped half way.
     """
     client = client or client_name()
     with stopped(place, wait=wait) as vm:
-        clock = stopwatch()
         settle(vm)
         snapshot = vm.catalog.find(name=name, id=id)
-        reasons = load_reasons(vm, snapshot, allow_resize=allow_resize)
-        if reasons:
-            raise NotReady(f"{snapshot.name} cannot be loaded now: {reasons[0].message}", reasons[0].remedy, reasons)
-        plan = {"id": snapshot.id, "name": snapshot.name, "tag": snapshot.tag, "devices": list(vm.disks)}
-        vm.catalog.begin(Journal("offline-load", time.time_ns(), client, plan))
-        trace.point("offline-load.begun")
-        vm.catalog.set_step("reverting", plan)
-        trace.point("offline-load.reverting")
-        perform(vm, plan, client, clock=clock)
-        finish(vm, snapshot, client, clock=clock, result=OK)
-        trace.point("offline-load.done")
-        return Done(snapshot, clock())
+        return _load(vm, snapshot, allow_resize=allow_resize, keep=keep, client=client)
+
+
+def undo(
+    place: VMPlace, *, allow_resize: bool = False, keep: bool | None = None, client: str = "", wait: bool = True
+) -> Done:
+    """Bring the images back to where the VM was before its last load; as a load it can be undone itself.
+
+    :raises Refused, NoSuchSnapshot: as :func:`.undo_target.target`.
+    :raises NotReady, VMRuns, Busy, LoadIncomplete: as :func:`load`.
+    """
+    client = client or client_name()
+    with stopped(place, wait=wait) as vm:
+        settle(vm)
+        return _load(vm, target(vm.catalog, place.name), allow_resize=allow_resize, keep=keep, client=client)
+
+
+def _load(vm: Stopped, snapshot: Snapshot, *, allow_resize: bool, keep: bool | None, client: str) -> Done:
+    reasons = load_reasons(vm, snapshot, allow_resize=allow_resize)
+    if reasons:
+        raise NotReady(f"{snapshot.name} cannot be loaded now: {reasons[0].message}", reasons[0].remedy, reasons)
+    before = keep_before(vm, snapshot, keep, client=client)
+    clock = stopwatch()
+    plan = {
+        "id": snapshot.id,
+        "name": snapshot.name,
+        "tag": snapshot.tag,
+        "devices": list(vm.disks),
+        "undo": before.undo.to_json() if before.undo is not None else None,
+    }
+    vm.catalog.begin(Journal("offline-load", time.time_ns(), client, plan))
+    trace.point("offline-load.begun")
+    vm.catalog.set_step("reverting", plan)
+    trace.point("offline-load.reverting")
+    perform(vm, plan, client, clock=clock)
+    finish(vm, snapshot, plan, client, clock=clock, result=OK)
+    done = Done(snapshot, clock(), before.kept, before.not_kept)
+    trace.point("offline-load.done")
+    prune(vm, client=client)
+    return done
 
 
 def perform(vm: Stopped, plan: Mapping[str, Any], client: str, *, clock: Callable[[], float] = lambda: 0.0) -> None:
@@ -78,12 +111,20 @@ def perform(vm: Stopped, plan: Mapping[str, Any], client: str, *, clock: Callabl
 
 
 def finish(
-    vm: Stopped, snapshot: Snapshot, client: str, *, clock: Callable[[], float] = lambda: 0.0, result: str
+    vm: Stopped,
+    snapshot: Snapshot,
+    plan: Mapping[str, Any],
+    client: str,
+    *,
+    clock: Callable[[], float] = lambda: 0.0,
+    result: str,
 ) -> None:
     """Note that the snapshot was loaded, and is current."""
-    vm.append_lineage(load_record(snapshot.id))
+    undo = read_undo(plan.get("undo"))
+    vm.append_lineage(load_record(snapshot.id, undo))
     trace.point("offline-load.noted")
-    vm.catalog.loaded(snapshot.id, vm.entry("load", snapshot.name, snapshot.id, client, clock=clock, result=result))
+    entry = vm.entry("load", snapshot.name, snapshot.id, client, clock=clock, result=result)
+    vm.catalog.loaded(snapshot.id, entry, undo)
 
 
 def resume(vm: Stopped, plan: Mapping[str, Any], step: str, client: str) -> str:
@@ -99,7 +140,7 @@ def resume(vm: Stopped, plan: Mapping[str, Any], step: str, client: str) -> str:
     if snapshot is None:
         raise NoSuchSnapshot(f"There is no snapshot {name} any more, whose load was cut off.")
     perform(vm, plan, client)
-    finish(vm, snapshot, client, result=f"{OK}, finished afterwards")
+    finish(vm, snapshot, plan, client, result=f"{OK}, finished afterwards")
     return f"The load of {name}, which was cut off, has been finished: all disks are at {name}, without RAM."
 
 

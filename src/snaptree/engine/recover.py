@@ -10,10 +10,10 @@ import asyncio
 import logging
 
 from ..catalog.history import Journal
-from ..model.errors import LoadIncomplete, NotReady, QEMUFailed, SnaptreeError
+from ..model.errors import NotReady, QEMUFailed, QEMUGone, SnaptreeError
 from ..model.names import printable
 from ..qemu.jobs import dismiss_leftovers, find_job, wait_job
-from . import adopt, create, delete, load, tags
+from . import adopt, create, delete, halfway, load, tags
 from .ramway import stop_ignoring
 from .recover_offline import recover_offline
 from .vm import VM, Stopwatch
@@ -104,29 +104,26 @@ async def _create(vm: VM, journal: Journal, same_qemu: bool, resume: bool) -> st
 
 
 async def _load(vm: VM, journal: Journal, same_qemu: bool, resume: bool) -> str:
-    raw = dict(journal.plan)
-    plan = load.Plan(**{**raw, "nodes": tuple(raw["nodes"]), "same": tuple(raw["same"])})
+    plan = halfway.read_plan(journal.plan)
     clock = Stopwatch()
     error = await _settle(vm, plan.job_id, keep=True) if same_qemu else None
     if same_qemu and journal.step == "writing":
         # RAM may hold any part of the snapshot already, and nothing knows what it was.
-        return await _roll_forward(vm, plan, await asyncio.to_thread(load.states, plan), journal, resume)
+        return await _roll_forward(vm, plan, await asyncio.to_thread(halfway.states, plan), journal, resume)
     if error == "" or journal.step == "loaded":
         snapshot = await vm.disk(vm.catalog.find, id=plan.id)
         vm.broken = ""
         await load.finish(vm, plan, snapshot, journal.client, clock)
         await _resume(vm, wanted=plan.was_running and resume)
         return f"The load of {plan.name}, which was cut off, has been finished."
-    found = await asyncio.to_thread(load.states, plan)
+    found = await asyncio.to_thread(halfway.states, plan)
     reverted = [device for device, word in found.items() if word == "reverted"]
     untouched = [device for device, word in found.items() if word == "untouched"]
     if not same_qemu and "unknown" in found.values():
         why = "QEMU ended in the middle, and not every image can be read from here"
-        await load.mark_broken(vm, plan, found, client=journal.client, clock=clock, why=why)
-        return f"The load of {plan.name} was cut off. {vm.broken}"
-    if error is not None and not load.certainly_untouched(found):
-        await load.mark_broken(vm, plan, found, client=journal.client, clock=clock, why=error)
-        return f"The load of {plan.name} had failed half way. {vm.broken}"
+        return await _break(vm, plan, found, journal, why=why, resume=resume)
+    if error is not None and not halfway.certainly_untouched(found):
+        return await _break(vm, plan, found, journal, why=error, resume=resume)
     if not reverted:
         entry = await vm.entry(
             "load", plan.name, plan.id, journal.client, clock=clock, result="failed: cut off; undone"
@@ -142,27 +139,44 @@ async def _load(vm: VM, journal: Journal, same_qemu: bool, resume: bool) -> str:
     return await _roll_forward(vm, plan, found, journal, resume)
 
 
-async def _roll_forward(vm: VM, plan: load.Plan, found: dict[str, str], journal: Journal, resume: bool) -> str:
+async def _roll_forward(vm: VM, plan: halfway.Plan, found: dict[str, str], journal: Journal, resume: bool) -> str:
     """Load again what was loaded onto some devices only."""
     clock = Stopwatch()
     snapshot = await vm.disk(vm.catalog.find, id=plan.id)
     try:
         facts, ram = await load.ready(vm, snapshot, allow_resize=True, way_back=False)
     except NotReady as error:
-        await load.mark_broken(vm, plan, found, client=journal.client, clock=clock, why=error.message)
-        return vm.broken
+        return await _break(vm, plan, found, journal, why=error.message, resume=resume)
     fresh = load.again(plan, facts)
     try:
         await load.perform(vm, fresh, facts, ram, client=journal.client, clock=clock)
-    except LoadIncomplete:
-        return vm.broken
+    except halfway.HalfWay as error:
+        return await _go_back(vm, plan, journal, why=error.why, resume=resume)
+    except QEMUGone:
+        raise
     except QEMUFailed as error:
-        found = await asyncio.to_thread(load.states, plan)
-        await load.mark_broken(vm, plan, found, client=journal.client, clock=clock, why=str(error))
-        return vm.broken
+        found = await asyncio.to_thread(halfway.states, plan)
+        return await _break(vm, plan, found, journal, why=str(error), resume=resume)
     await load.finish(vm, fresh, snapshot, journal.client, clock)
     await _resume(vm, wanted=plan.was_running and resume)
     return f"The load of {plan.name}, which was cut off half way, has been finished: the VM is at {plan.name}."
+
+
+async def _break(vm: VM, plan: halfway.Plan, found: dict[str, str], journal: Journal, *, why: str, resume: bool) -> str:
+    """Mark the VM as broken, and return to the moment before the load, where that was kept."""
+    await halfway.mark_broken(vm, plan, found, client=journal.client, clock=Stopwatch(), why=why)
+    return await _go_back(vm, plan, journal, why=why, resume=resume)
+
+
+async def _go_back(vm: VM, plan: halfway.Plan, journal: Journal, *, why: str, resume: bool) -> str:
+    back = await vm.disk(vm.catalog.by_id, plan.back) if plan.back else None
+    goes_on = plan.was_running and resume
+    if back is None or not await load.go_back(vm, back, goes_on=goes_on, client=journal.client):
+        return f"The load of {plan.name} was cut off, and could not be finished: {why} {vm.broken}"
+    return (
+        f"The load of {plan.name} was cut off, and could not be finished: {why} The VM was put back to where it was"
+        f" before ({back.name}); nothing was lost."
+    )
 
 
 async def _delete(vm: VM, journal: Journal) -> str:

@@ -19,8 +19,11 @@ from ..engine.create import create
 from ..engine.delete import delete
 from ..engine.load import load
 from ..engine.pins import pin
+from ..engine.present import look
 from ..engine.rename import describe, rename
 from ..engine.status import advice, create_reasons
+from ..engine.stop import stop
+from ..engine.undo import undo
 from ..engine.vm import VM
 from ..model.errors import UsageError
 from ..model.names import check_vm_name
@@ -130,10 +133,32 @@ async def _load(vm: VM, arguments: Arguments, client: str) -> object:
         vm,
         **which(arguments),
         allow_resize=arguments.get("allow-resize", False),
+        keep=arguments.get("keep"),
         client=client,
         wait=arguments.get("wait", True),
     )
     return {}
+
+
+async def _undo(vm: VM, arguments: Arguments, client: str) -> object:
+    await undo(
+        vm,
+        allow_resize=arguments.get("allow-resize", False),
+        keep=arguments.get("keep"),
+        client=client,
+        wait=arguments.get("wait", True),
+    )
+    return {}
+
+
+async def _stop(vm: VM, arguments: Arguments, client: str) -> object:
+    ended = await stop(vm, keep=arguments.get("keep", True), client=client, wait=arguments.get("wait", True))
+    return ended.to_json()
+
+
+async def _query_vm_changed(vm: VM, arguments: Arguments, client: str) -> object:
+    async with vm.operation("query", wait=arguments.get("wait", True)):
+        return (await look(vm)).to_json()
 
 
 async def _delete(vm: VM, arguments: Arguments, client: str) -> object:
@@ -186,6 +211,7 @@ COMMANDS: dict[str, Command] = {
         Command("query-snapshot-history", {"limit": Argument("int", optional=True)}, "objects", _query_history),
         Command("query-current-snapshot", {}, "object", _query_current),
         Command("query-vm", {}, "object", _query_vm),
+        Command("query-vm-changed", _WAIT, "object", _query_vm_changed),
         Command("query-snapshot-check", {"fast": _FLAG, **_WAIT}, "object", _check),
         Command(
             "snapshot-create",
@@ -193,7 +219,9 @@ COMMANDS: dict[str, Command] = {
             "nothing",
             _create,
         ),
-        Command("snapshot-load", {**_WHICH, "allow-resize": _FLAG, **_WAIT}, "nothing", _load),
+        Command("snapshot-load", {**_WHICH, "allow-resize": _FLAG, "keep": _FLAG, **_WAIT}, "nothing", _load),
+        Command("snapshot-undo", {"allow-resize": _FLAG, "keep": _FLAG, **_WAIT}, "nothing", _undo),
+        Command("vm-stop", {"keep": _FLAG, **_WAIT}, "object", _stop),
         Command("snapshot-delete", {**_WHICH, "children": _FLAG, **_WAIT}, "nothing", _delete),
         Command("snapshot-pin", {**_WHICH, "fork": _TEXT, **_WAIT}, "object", _pin),
         Command("snapshot-rename", {**_WHICH, "new-name": _TEXT, **_WAIT}, "nothing", _rename),

@@ -93,6 +93,9 @@ TYPES: dict[str, dict[str, str]] = {
         "tracker": "any",
         "busy": "any",
     },
+    "SnaptreeReason": {"code": "str", "device": "any", "message": "str", "remedy": "str"},
+    "SnaptreeChanged": {"changed": "bool", "memory": "str", "current": "str", "reasons": "[SnaptreeReason]"},
+    "SnaptreeStopped": {"kept": "any", "not_kept": "str"},
     "SnaptreeCheckedDevice": {"device": "str", "file": "str", "readable": "bool"},
     "SnaptreeCheckedPart": {
         "device": "str",
@@ -129,6 +132,7 @@ TYPES: dict[str, dict[str, str]] = {
         "findings": "[SnaptreeFinding]",
     },
     "SnaptreeEvent": {"name": "str", "id": "str", "duration_ms": "number"},
+    "SnaptreeLoaded": {"name": "str", "id": "str", "duration_ms": "number", "kept": "any", "not_kept": "str"},
     "SnaptreeFailure": {"name": "str", "id": "str", "duration_ms": "number", "operation": "str", "error": "str"},
 }
 
@@ -139,12 +143,14 @@ RETURNS: dict[str, str] = {
     "query-snapshot-history": "[SnaptreeHistoryEntry]",
     "query-current-snapshot": "SnaptreeCurrent",
     "query-vm": "SnaptreeVM",
+    "query-vm-changed": "SnaptreeChanged",
+    "vm-stop": "SnaptreeStopped",
     "query-snapshot-check": "SnaptreeCheck",
 }
 
 EVENTS: dict[str, str] = {
     "SNAPSHOT_CREATED": "SnaptreeEvent",
-    "SNAPSHOT_LOADED": "SnaptreeEvent",
+    "SNAPSHOT_LOADED": "SnaptreeLoaded",
     "SNAPSHOT_DELETED": "SnaptreeEvent",
     "SNAPSHOT_RENAMED": "SnaptreeEvent",
     "SNAPSHOT_ADOPTED": "SnaptreeEvent",
