@@ -58,7 +58,7 @@ class Resumed:
 
         :raises NotReady, LoadIncomplete, QEMUFailed, QEMUGone: as a load.
         """
-        await load(vm, id=self.id, client=self.client)
+        await load(vm, id=self.id, keep=False, client=self.client)
 
 
 @dataclass(frozen=True)
