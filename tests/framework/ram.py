@@ -2,28 +2,48 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import zlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 PAGE = 4096
 _CHUNK = 1 << 20
 
 
-def digests(pid: int) -> dict[str, array[int]]:
-    """Return a checksum of each page of each RAM block that lies in a memfd of snaptree's, by block.
+FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 1, 2
 
-    Only while the VM stands still is it that of one moment.
-    """
-    found: dict[str, array[int]] = {}
+
+def files(pid: int) -> dict[str, Path]:
+    """Return where the file of each RAM block is, by block."""
+    found = {}
     for name in sorted(Path(f"/proc/{pid}/fd").iterdir()):
         target = str(name.readlink()) if name.is_symlink() else ""
         if target.startswith("/memfd:snaptree:"):
-            found[target.removeprefix("/memfd:snaptree:").removesuffix(" (deleted)")] = _file(name)
+            found[target.removeprefix("/memfd:snaptree:").removesuffix(" (deleted)")] = name
     assert found, f"no RAM of process {pid} lies in a memfd of snaptree's"
     return found
+
+
+def punch_hole(fd: int, offset: int, length: int) -> None:
+    """Take memory away from a file, as QEMU does for a guest's balloon."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    mode = FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
+    if libc.fallocate(fd, mode, ctypes.c_int64(offset), ctypes.c_int64(length)):
+        raise OSError(ctypes.get_errno(), "fallocate")
+
+
+def digests(pid: int, addresses: Mapping[str, int] = MappingProxyType({})) -> dict[str, array[int]]:
+    """Return a checksum of each page of each RAM block that lies in a memfd of snaptree's, by block.
+
+    Only while the VM stands still is it that of one moment.
+
+    :param addresses: where blocks lie in QEMU's address space that are mapped over their memfds, as a fork's are.
+    """
+    return {block: _file(path) for block, path in files(pid).items()}
 
 
 def differing(one: dict[str, array[int]], other: dict[str, array[int]]) -> list[tuple[str, int]]:
@@ -39,6 +59,19 @@ def differing(one: dict[str, array[int]], other: dict[str, array[int]]) -> list[
 
 def _pairs(one: Sequence[int], other: Sequence[int]) -> zip[tuple[int, int]]:
     return zip(one, other, strict=True)
+
+
+def _memory(pid: int, address: int, size: int) -> array[int]:
+    found = array("L")
+    fd = os.open(f"/proc/{pid}/mem", os.O_RDONLY)
+    try:
+        for start in range(0, size, _CHUNK):
+            data = os.pread(fd, _CHUNK, address + start)
+            assert len(data) == _CHUNK
+            found.extend(zlib.crc32(data[at : at + PAGE]) for at in range(0, _CHUNK, PAGE))
+    finally:
+        os.close(fd)
+    return found
 
 
 def _file(path: Path) -> array[int]:
