@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import select
 import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -110,6 +111,19 @@ class QMPClient:
         if "error" in reply:
             raise QMPError(command, reply)
         return reply["return"]
+
+    def fileno(self) -> int:
+        """Return the descriptor of the connection."""
+        return self._socket.fileno()
+
+    def has_reply(self, number: int) -> bool:
+        """Take in what has arrived, without waiting; say whether the reply to a command that was sent is there.
+
+        :raises AssertionError: where the server closed the connection.
+        """
+        while number not in self._replies and (b"\n" in self._buffer or select.select([self], [], [], 0)[0]):
+            self._sort(self.receive())
+        return number in self._replies
 
     def wait_event(self, name: str, since: int = 0, **data: Any) -> Message:
         """Return the first event of this name, at or after ``events[since]``, whose data hold all of ``data``."""

@@ -46,6 +46,11 @@ def digests(pid: int, addresses: Mapping[str, int] = MappingProxyType({})) -> di
     return {block: _file(path) for block, path in files(pid).items()}
 
 
+def of_file(path: Path) -> array[int]:
+    """Return a checksum of each page of a file."""
+    return _file(path)
+
+
 def differing(one: dict[str, array[int]], other: dict[str, array[int]]) -> list[tuple[str, int]]:
     """Return block and number of every page that differs."""
     assert one.keys() == other.keys()
