@@ -66,6 +66,8 @@ def start_forks(source: VMPlace, places: list[VMPlace], chosen: dict[str, str]) 
 
         return fork
 
+    if len(places) > 1:
+        forking.preload()
     return daemon.detached_all([work(place) for place in places])
 
 

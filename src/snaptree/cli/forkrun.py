@@ -99,7 +99,10 @@ def run_for_each(
     :param words: the command; ``{vm}`` stands in them for the fork's name.
     :raises Interrupted: where the user interrupted it; the commands have ended and their forks are removed.
     """
-    from ..server import daemon, forking  # noqa: F401, PLC0415  asyncio: once here, and not in every worker
+    from ..server import forking  # noqa: PLC0415  asyncio: once here, and not in every worker
+
+    if any(snapshot["memory"] == "pages" for snapshot in snapshots):
+        forking.preload()
 
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:

@@ -20,8 +20,11 @@ def sync_directory(path: Path) -> None:
         os.close(fd)
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write ``value`` to ``path`` with mode 0600, durably; a reader sees the old content or the new, whole."""
+def write_json(path: Path, value: object, *, durable: bool = True) -> None:
+    """Write ``value`` to ``path`` with mode 0600; a reader sees the old content or the new, whole.
+
+    :param durable: after a crash of the host too.  Without it the file may then be old, or unreadable, or missing.
+    """
     stage = path.with_name(f".{path.name}.{os.getpid()}")
     fd = os.open(stage, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
@@ -29,13 +32,15 @@ def write_json(path: Path, value: object) -> None:
             json.dump(value, file, indent=1, ensure_ascii=True)
             file.write("\n")
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         stage.rename(path)
     except BaseException:
         with contextlib.suppress(OSError):
             stage.unlink()
         raise
-    sync_directory(path.parent)
+    if durable:
+        sync_directory(path.parent)
 
 
 def read_json(path: Path) -> dict[str, object] | None:

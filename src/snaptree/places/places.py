@@ -187,7 +187,7 @@ class VMPlace:
         )
 
     def write_running(self, running: Running) -> None:
-        """Write ``running.json`` durably."""
+        """Write ``running.json``; not durably, since no process that it tells of survives a crash of the host."""
         qemu = running.qemu
         write_json(
             self.running_file,
@@ -201,6 +201,7 @@ class VMPlace:
                 "attached": running.attached,
                 "ram": dict(running.ram),
             },
+            durable=False,
         )
 
     def state(self) -> VMState:

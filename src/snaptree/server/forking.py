@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -35,6 +36,25 @@ from .supervisor import refuse_command_line, take_lock
 
 if TYPE_CHECKING:
     from ..engine.forkram import RAMImage
+
+BLAS_THREADS = "OPENBLAS_NUM_THREADS"
+
+
+def preload() -> None:
+    """Import what a fork from a snapshot in pages needs, so that processes forked from this one have it already.
+
+    No thread is started: OpenBLAS, which numpy brings along, would start some, and is not needed.
+    """
+    before = os.environ.get(BLAS_THREADS)
+    os.environ[BLAS_THREADS] = "1"
+    try:
+        from ..engine import forkram, taking  # noqa: F401, PLC0415
+        from ..memory import borrow, layout  # noqa: F401, PLC0415
+    finally:
+        if before is None:
+            del os.environ[BLAS_THREADS]
+        else:
+            os.environ[BLAS_THREADS] = before
 
 
 @dataclass(frozen=True, slots=True)
