@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import os
 import signal
 import sys
@@ -187,14 +188,14 @@ class Supervised:
         # The same process may have got a disk meanwhile; and QEMU hides all of them where one image is corrupt.
         if not (fresh or same_qemu or facts.nodes_error):
             check_disks(self.place, disks)
+        if same_qemu and (known := self.place.running()) is not None:
+            vm.ram_addresses = dict(known.ram)
         if attached_at is not None:
             self.note_running(attached_at)
         old = read_json(self.place.command) or {}
         kept = old.get("disks", []) if facts.nodes_error else [asdict(d) for d in disks]
         write_json(self.place.command, {**(record if record is not None else old), "disks": kept})
         waits = facts.run_state == "prelaunch" or arrival is not None
-        if same_qemu and (known := self.place.running()) is not None:
-            vm.ram_addresses = dict(known.ram)
         if arrival is not None:
             await arrival.prepare(vm)
             self.note_running(f"unix:{self.place.qemu_socket}")
@@ -268,6 +269,8 @@ class Supervised:
             )
         )
         watching = asyncio.create_task(self._watch())
+        # A first fork shall not wait for it; and it needs the server, so it cannot be imported above.
+        loading = asyncio.create_task(asyncio.to_thread(importlib.import_module, ".offspring", __package__))
         try:
             ended = asyncio.create_task(self.session.closed.wait())
             signalled = asyncio.create_task(asked.wait())
@@ -287,7 +290,7 @@ class Supervised:
             return await self._leave()
         finally:
             watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+            await asyncio.gather(watching, loading, return_exceptions=True)
             await self._relay()
 
     @asynccontextmanager
