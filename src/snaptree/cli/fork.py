@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..model.errors import UsageError
@@ -12,13 +13,25 @@ from ..places.places import Places, VMPlace
 from . import output, progress
 from .command import Command, Parser, add_json, add_vm, add_which, which
 from .human import duration_text
-from .served import notes
-from .source import find_vm
+from .served import all_notes
+from .source import connected, find_vm
 
 if TYPE_CHECKING:
     from ..server.care import End, Ready
 
 COUNT_MAX = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A fork that runs, as its supervisor tells it."""
+
+    name: str
+    qmp: str
+    qemu_pid: int | None
+    supervisor_pid: int
+    state: str
+    notes: Sequence[str]
 
 
 def arguments(parser: Parser) -> None:
@@ -47,17 +60,22 @@ def act(args: argparse.Namespace) -> int:
         output.document(documents[0] if args.count is None else documents)
         return 0
     for ready in forks:
-        notes(ready)
+        all_notes(ready.notes)
         output.say(f"{ready.name} is {ready.state}, served at {ready.qmp}")
     output.note(f"{len(forks)} started in {duration_text(took)}" if len(forks) > 1 else f"in {duration_text(took)}")
     return 0
 
 
-def start_forks(source: VMPlace, places: list[VMPlace], chosen: dict[str, str]) -> list[Ready]:
+def start_forks(source: VMPlace, places: list[VMPlace], chosen: dict[str, str]) -> list[Started]:
     """Start a fork at each place, all at once; where one fails the others are as they are, and its error is raised.
 
     :raises SnaptreeError: the first failure.
     """
+    if source.state().state == "supervised":
+        names = [place.name for place in places]
+        with connected(source) as client:
+            begun = client.execute("snapshot-fork", {**chosen, "names": names})
+        return [Started(**item) for item in begun]
     from ..server import daemon, forking  # noqa: PLC0415  asyncio
 
     def work(place: VMPlace) -> daemon.Work:
@@ -68,10 +86,10 @@ def start_forks(source: VMPlace, places: list[VMPlace], chosen: dict[str, str]) 
 
     if len(places) > 1:
         forking.preload()
-    return daemon.detached_all([work(place) for place in places])
+    return [Started(**asdict(ready)) for ready in daemon.detached_all([work(place) for place in places])]
 
 
-def document(ready: Ready) -> dict[str, Any]:
+def document(ready: Started) -> dict[str, Any]:
     """Return what --json prints of a fork, the same as of ``run --detach``."""
     return {
         "name": ready.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from . import output
@@ -41,5 +42,10 @@ def ended(end: End) -> int:
 
 def notes(ready: Ready) -> None:
     """Print what else there is to know."""
-    for text in ready.notes:
+    all_notes(ready.notes)
+
+
+def all_notes(texts: Iterable[str]) -> None:
+    """Print each on a line of its own."""
+    for text in texts:
         output.note(text)

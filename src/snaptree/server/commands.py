@@ -194,6 +194,12 @@ async def _pin(vm: VM, arguments: Arguments, client: str) -> object:
     return to_record(await pin(vm, fork, **which(arguments), wait=arguments.get("wait", True)))
 
 
+async def _fork(vm: VM, arguments: Arguments, client: str) -> object:
+    from . import offspring  # noqa: PLC0415  it stands on the server, which stands on us; loaded already (care.py)
+
+    return await offspring.start(vm, arguments["names"], which(arguments), wait=arguments.get("wait", True))
+
+
 async def _describe(vm: VM, arguments: Arguments, client: str) -> object:
     await describe(vm, arguments["description"], **which(arguments), client=client, wait=arguments.get("wait", True))
     return {}
@@ -224,6 +230,7 @@ COMMANDS: dict[str, Command] = {
         Command("vm-stop", {"keep": _FLAG, **_WAIT}, "object", _stop),
         Command("snapshot-delete", {**_WHICH, "children": _FLAG, **_WAIT}, "nothing", _delete),
         Command("snapshot-pin", {**_WHICH, "fork": _TEXT, **_WAIT}, "object", _pin),
+        Command("snapshot-fork", {**_WHICH, "names": Argument("[str]"), **_WAIT}, "objects", _fork),
         Command("snapshot-rename", {**_WHICH, "new-name": _TEXT, **_WAIT}, "nothing", _rename),
         Command(
             "snapshot-adopt",

@@ -12,7 +12,7 @@ import termios
 import traceback
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NoReturn
 
 from ..model.errors import Interrupted, NotReady, SnaptreeError, from_code
 from ..model.reason import Reason
@@ -67,7 +67,7 @@ def detached_all(works: Sequence[Work]) -> list[Ready]:
     try:
         for work in works:
             begun.append(_begin(work))
-        said = [_listen(pipe) for _, pipe in begun]
+        heard = [listen(pipe) for _, pipe in begun]
     except KeyboardInterrupt:
         for pid, _ in begun:
             with contextlib.suppress(ProcessLookupError):
@@ -77,11 +77,11 @@ def detached_all(works: Sequence[Work]) -> list[Ready]:
         raise Interrupted("Interrupted before the VM was served.") from None
     failures: list[SnaptreeError] = []
     found = []
-    for (pid, _), words in zip(begun, said, strict=True):
-        value = json.loads(words) if words else {"error": {"code": "failed", **_ENDED}}
+    for (pid, _), words in zip(begun, heard, strict=True):
+        value = said(words)
         if "error" in value:
             os.waitpid(pid, 0)
-            failures.append(_error(value["error"]))
+            failures.append(error_of(value["error"]))
         else:
             found.append(Ready(**{**value, "notes": tuple(value["notes"])}))
     if failures:
@@ -100,25 +100,36 @@ def _begin(work: Work) -> tuple[int, int]:
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
-        _child(work, write)
+        be_detached(work, write)
     os.close(write)
     return pid, read
 
 
-def _listen(pipe: int) -> bytes:
+def listen(pipe: int) -> bytes:
+    """Return all that a supervisor says of how it began, and close the pipe."""
     with open(pipe, "rb") as file:
         return file.read()
 
 
-def _error(value: dict[str, Any]) -> SnaptreeError:
+def said(words: bytes) -> dict[str, Any]:
+    """Return what a supervisor said: the members of Ready, or ``error``."""
+    value: dict[str, Any] = json.loads(words) if words else {"error": {"code": "failed", **_ENDED}}
+    return value
+
+
+def error_of(value: dict[str, Any]) -> SnaptreeError:
+    """Return the error that a supervisor said."""
     error = from_code(value["code"], value["message"], value.get("remedy", ""))
     if isinstance(error, NotReady):
         error.reasons = tuple(Reason(**reason) for reason in value.get("reasons", ()))
     return error
 
 
-def _child(work: Work, write: int) -> None:
-    """Be the detached supervisor; never returns."""
+def be_detached(work: Work, write: int) -> NoReturn:
+    """Be a detached supervisor.
+
+    :param write: the pipe on which it says how it began.
+    """
     status = 1
     try:
         os.setsid()

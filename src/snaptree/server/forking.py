@@ -73,7 +73,14 @@ class Source:
     images: Mapping[str, str]
 
 
-async def fork(source: VMPlace, place: VMPlace, which: Mapping[str, str], *, ready: Callable[[Ready], None]) -> End:
+async def fork(
+    source: VMPlace,
+    place: VMPlace,
+    which: Mapping[str, str],
+    *,
+    ready: Callable[[Ready], None],
+    snapshot: Snapshot | None = None,
+) -> End:
     """Start a VM that goes on from a snapshot of ``source``, and look after it until it ends.
 
     Prerequisites: there is no VM ``place`` yet; the snapshot is whole; the source's command line fits a second VM.
@@ -82,15 +89,16 @@ async def fork(source: VMPlace, place: VMPlace, which: Mapping[str, str], *, rea
     Effects on failure: there is no such VM, and no trace of it in the source.
 
     :param which: ``name`` or ``id`` of the snapshot.
+    :param snapshot: the snapshot, where it is kept for this fork already, and the VM's folder made.
     :raises NoSuchSnapshot, AmbiguousId, Refused, NotReady, QEMUStartFailed: nothing was changed.
     """
-    if place.exists():
+    if snapshot is None and place.exists():
         raise VMRuns(f"There is a VM {place.name} already.", "Choose another name for the fork.")
     place.make()
     lock = take_lock(place)
     begun = False
     try:
-        origin = await _origin(source, place, which)
+        origin = await _origin(source, place, which, snapshot)
         supervised = await _start(source, place, origin)
         begun = True
         return await supervised.serve(ready)
@@ -101,7 +109,7 @@ async def fork(source: VMPlace, place: VMPlace, which: Mapping[str, str], *, rea
         lock.release()
 
 
-async def _origin(source: VMPlace, place: VMPlace, which: Mapping[str, str]) -> Source:
+async def _origin(source: VMPlace, place: VMPlace, which: Mapping[str, str], snapshot: Snapshot | None) -> Source:
     """Keep the snapshot for the fork, and read what is needed of the source.
 
     :raises SnaptreeError: where there is none such, or the source's command line is not known.
@@ -118,10 +126,9 @@ async def _origin(source: VMPlace, place: VMPlace, which: Mapping[str, str]) -> 
         first = found.refusals[0]
         raise NotReady(f"{source.name} cannot be forked: {first.message}", first.remedy, found.refusals)
     refuse_command_line(words, detached=True)
-    state = source.state().state
-    if state == "supervised":
+    if snapshot is None and source.state().state == "supervised":
         snapshot = await _ask_for_pin(source, place, which)
-    else:
+    elif snapshot is None:
         snapshot = await asyncio.to_thread(_pin, source, place, which)
     images = {device: disk.file for device, disk in disks_of(source).items()}
     images = {d.device: images.get(d.device, d.file) for d in snapshot.devices}

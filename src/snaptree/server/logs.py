@@ -31,6 +31,13 @@ def set_up(place: VMPlace) -> int:
     return before
 
 
+def leave() -> None:
+    """Write to no log of before any more, in a process that was forked; what is open is not closed."""
+    for logger in (logging.getLogger("snaptree"), qmp_log):
+        for handler in list(logger.handlers):
+            logger.removeHandler(handler)
+
+
 def _attach(logger: logging.Logger, path: Path) -> None:
     handler = logging.handlers.RotatingFileHandler(path, maxBytes=LOG_MAX_BYTES, backupCount=1)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
