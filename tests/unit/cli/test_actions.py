@@ -75,6 +75,7 @@ def answers(found: SnapshotJSON, action: str) -> dict[str, Any]:
         "query-snapshots": [found],
         "query-snapshot-history": [entry(found, action, duration_ms=9), entry(found, action), entry(found, "rename")],
         "query-vm": VM,
+        "query-vm-changed": {"changed": False, "memory": "full", "current": "s1", "reasons": []},
     }
 
 
@@ -98,7 +99,7 @@ def test_create_and_load_print_the_snapshot_and_its_times(
     supervised(answers(snapshot(1), action))
     done = snaptree(action, "dev", "s1", "--json")
     assert (done.code, done.err) == (0, "")
-    more = {"ram_loaded": True} if action == "load" else {}
+    more = {"ram_loaded": True, "kept": None} if action == "load" else {}
     assert json.loads(done.out) == {**snapshot(1), "duration_ms": 412.4, "pause_ms": 398.1, **more}
 
 
@@ -115,7 +116,62 @@ def test_load_by_id_sends_the_id_and_consent(supervised: Supervise, snaptree: Ru
     client = supervised({**answers(snapshot(1), "load"), "query-vm": {**VM, "state": "paused"}})
     done = snaptree("load", "dev", "--id", "00000001", "--allow-resize", "--no-wait")
     assert done.out == "loaded s1 (00000001…) in 412 ms, VM paused 398 ms; it is still paused, as it was\n"
-    assert client.asked[0] == ("snapshot-load", {"id": "00000001", "allow-resize": True, "wait": False})
+    assert client.asked[0] == ("query-vm-changed", {"wait": False})
+    assert client.asked[1] == ("snapshot-load", {"id": "00000001", "allow-resize": True, "wait": False})
+
+
+@pytest.mark.parametrize(("word", "keep"), [("--keep", True), ("--discard", False)])
+def test_keep_and_discard_are_sent_as_they_are_said(
+    word: str, keep: bool, supervised: Supervise, snaptree: Run, snapshot: Make
+) -> None:
+    client = supervised(answers(snapshot(1), "load"))
+    assert snaptree("load", "dev", "s1", word).code == 0
+    assert client.asked[0] == ("snapshot-load", {"name": "s1", "allow-resize": False, "wait": True, "keep": keep})
+
+
+@pytest.mark.parametrize("command", [("load", "dev", "s1"), ("undo", "dev")])
+def test_a_script_has_to_say_whether_to_keep_what_takes_seconds(
+    command: tuple[str, ...], supervised: Supervise, snaptree: Run, snapshot: Make
+) -> None:
+    changed = {"changed": True, "memory": "full", "current": "s1", "reasons": []}
+    client = supervised({**answers(snapshot(1), "load"), "snapshot-undo": {}, "query-vm-changed": changed})
+    done = snaptree(*command)
+    assert done.code == 2
+    assert "--keep" in done.err
+    assert "--discard" in done.err
+    assert [name for name, _ in client.asked] == ["query-vm-changed"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"changed": True, "memory": "pages", "reasons": []},
+        {"changed": False, "memory": "full", "reasons": []},
+        {"changed": True, "memory": "full", "reasons": [{"code": "guest-panicked"}]},
+    ],
+)
+def test_a_script_need_not_say_it_where_that_costs_nothing_or_cannot_be(
+    changed: dict[str, Any], supervised: Supervise, snaptree: Run, snapshot: Make
+) -> None:
+    client = supervised({**answers(snapshot(1), "load"), "query-vm-changed": {"current": "s1", **changed}})
+    assert snaptree("load", "dev", "s1").code == 0
+    assert client.asked[1] == ("snapshot-load", {"name": "s1", "allow-resize": False, "wait": True})
+
+
+def test_undo_says_where_it_went_and_what_it_kept(supervised: Supervise, snaptree: Run, snapshot: Make) -> None:
+    loaded = event("SNAPSHOT_LOADED", snapshot(2))
+    loaded["data"] |= {"kept": "auto-1", "not_kept": ""}
+    supervised({**answers(snapshot(2), "load"), "snapshot-undo": {}}, [loaded])
+    done = snaptree("undo", "dev")
+    assert done.out == "loaded s2 (00000002…) in 412 ms, VM paused 398 ms; what was before is kept as auto-1\n"
+
+
+def test_what_could_not_be_kept_is_said(supervised: Supervise, snaptree: Run, snapshot: Make) -> None:
+    loaded = event("SNAPSHOT_LOADED", snapshot(2))
+    loaded["data"] |= {"kept": None, "not_kept": "The guest has panicked."}
+    supervised(answers(snapshot(2), "load"), [loaded])
+    done = snaptree("load", "dev", "s2")
+    assert (done.code, done.err) == (0, "What dev was before could not be kept: The guest has panicked.\n")
 
 
 def test_delete_with_children_names_everything_that_went(supervised: Supervise, snaptree: Run, snapshot: Make) -> None:
@@ -316,7 +372,13 @@ def test_an_error_ends_with_the_exit_code_of_its_class(
 
 def test_all_reasons_are_printed_not_only_the_first(supervised: Supervise, snaptree: Run) -> None:
     reasons = (Reason("a", "It is raw.", "Convert it.", "vdb"), Reason("b", "A job runs.", ""))
-    supervised({"snapshot-load": NotReady("s1 cannot be loaded now: It is raw.", "Convert it.", reasons)})
+    changed = {"changed": False, "memory": "full", "current": "s1", "reasons": []}
+    supervised(
+        {
+            "query-vm-changed": changed,
+            "snapshot-load": NotReady("s1 cannot be loaded now: It is raw.", "Convert it.", reasons),
+        }
+    )
     done = snaptree("load", "dev", "s1")
     assert done.code == 4
     assert done.err == "snaptree: s1 cannot be loaded now:\n  vdb: It is raw.\n    Convert it.\n  A job runs.\n"
@@ -402,7 +464,7 @@ def test_stop_returns_when_qemu_and_supervisor_are_gone(
         process.kill()
         raise QEMUGone("QEMU has ended before its answer came.")
 
-    client = supervised({"query-vm": {**VM, "qemu_pid": process.pid, "supervisor_pid": process.pid}, "quit": quit})
+    client = supervised({"query-vm": {**VM, "qemu_pid": process.pid, "supervisor_pid": process.pid}, "vm-stop": quit})
     done = snaptree("stop", "dev")
     assert (done.code, done.out, done.err) == (0, "stopped dev\n", "")
     assert snaptree("stop", "dev").code == 4
@@ -415,7 +477,7 @@ def test_stop_does_not_claim_what_did_not_happen(
         process.kill()
         return {}
 
-    supervised({"query-vm": {**VM, "qemu_pid": process.pid, "supervisor_pid": process.pid}, "quit": quit})
+    supervised({"query-vm": {**VM, "qemu_pid": process.pid, "supervisor_pid": process.pid}, "vm-stop": quit})
     done = snaptree("stop", "dev")
     assert (done.code, done.out) == (1, "")
     assert "still runs" in done.err
