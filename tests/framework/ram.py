@@ -43,7 +43,10 @@ def digests(pid: int, addresses: Mapping[str, int] = MappingProxyType({})) -> di
 
     :param addresses: where blocks lie in QEMU's address space that are mapped over their memfds, as a fork's are.
     """
-    return {block: _file(path) for block, path in files(pid).items()}
+    return {
+        block: _memory(pid, addresses[block], path.stat().st_size) if block in addresses else _file(path)
+        for block, path in files(pid).items()
+    }
 
 
 def of_file(path: Path) -> array[int]:
