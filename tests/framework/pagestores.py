@@ -155,8 +155,11 @@ class Tape:
     def recording(self) -> Iterator[None]:
         def make(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
             def wrapped(*arguments: Any) -> Any:
-                if name in ("rename", "unlink"):
-                    self.calls.append((name, *(path.name for path in arguments)))
+                if name == "unlink":
+                    self.calls.append((name, arguments[0].name))
+                elif name == "rename":
+                    old, new = arguments
+                    self.calls.append((name, old.name, new.name, self._hold(os.open(old, os.O_RDONLY))))
                 elif name == "sync_directory":
                     self.calls.append((name,))
                 elif name == "create":
@@ -182,8 +185,8 @@ class Tape:
     def _number(fd: int) -> int:
         return os.fstat(fd).st_ino
 
-    def after_power_cut(self, count: int, directory: Path, rng: random.Random, keep: float) -> None:
-        """Make the directory as it may be when the power fails after ``count`` calls.
+    def after_power_cut(self, count: int, rng: random.Random, keep: float) -> dict[str, bytes]:
+        """Return the files as they may be when the power fails after ``count`` calls.
 
         :param keep: how likely each change that was not made durable is there all the same.
         """
@@ -201,9 +204,7 @@ class Tape:
         for call in waiting:
             if rng.random() < keep:
                 self._apply(call, files, names)
-        directory.mkdir(mode=0o700)
-        for name, number in names.items():
-            (directory / name).write_bytes(files.get(number, b""))
+        return {name: bytes(files.get(number, b"")) for name, number in names.items()}
 
     @staticmethod
     def _made_durable(change: tuple[Any, ...], by: tuple[Any, ...]) -> bool:
@@ -216,9 +217,10 @@ class Tape:
         match call:
             case ("create", name, number):
                 names[name] = number
-            case ("rename", old, new):
-                if old in names:
-                    names[new] = names.pop(old)
+            case ("rename", old, new, number):
+                if names.get(old) == number:
+                    del names[old]
+                names[new] = number  # also where the old name never became durable
             case ("unlink", name):
                 names.pop(name, None)
             case ("write_all", number, data, offset):
