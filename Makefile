@@ -3,12 +3,13 @@
 JOBS ?= $(shell nproc)
 BIN := .venv/bin
 
-.PHONY: help setup setup-demo test lint unit functional bench demo lock clean
+.PHONY: help setup setup-demo test lint unit functional torture bench demo lock clean
 
 help:
 	@echo 'make test        everything: lint, types, layers, all tests with real QEMU 7.2 and 10'
 	@echo 'make unit        the tests that need no QEMU'
 	@echo 'make functional  the tests that run QEMU; ARGS="-k name" runs some'
+	@echo 'make torture     kills supervisor and QEMU 600 times at random points, prints what was lost: nothing'
 	@echo 'make lint        ruff, mypy, import-linter'
 	@echo 'make demo        shows a VM going back in time'
 	@echo 'make bench       measures'
@@ -36,6 +37,9 @@ unit: setup
 
 functional: setup
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/functional $(ARGS)
+
+torture: setup
+	$(BIN)/python -m tests.torture $(ARGS)
 
 bench: setup-demo
 	$(BIN)/python -m bench $(ARGS)

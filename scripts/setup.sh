@@ -18,7 +18,7 @@ python_is_good() { # Debian has venv's ensurepip in a package of its own
 
 debian_packages() {
     local packages=(qemu-system-x86 qemu-utils busybox-static linux-image-cloud-amd64) missing=() installed package
-    if [ "$purpose" = test ]; then packages+=(socat); fi
+    if [ "$purpose" = test ]; then packages+=(socat strace); fi
     if ! [ -x .venv/bin/python ] && ! python_is_good python3; then packages+=(python3 python3-venv); fi
     command -v dpkg-query >/dev/null ||
         fail "This is no Debian: the tests need what its packages ${packages[*]} hold, for example in a container of Debian 12."

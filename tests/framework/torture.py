@@ -81,6 +81,7 @@ class Figures:
     loads: int = 0
     pages: int = 0
     checks: int = 0
+    lost: int = 0
 
     @property
     def kills(self) -> int:
@@ -91,7 +92,7 @@ class Figures:
         """Count on."""
         self.faults += other.faults
         self.points += other.points
-        for name in ("at_stake", "created", "loads", "pages", "checks"):
+        for name in ("at_stake", "created", "loads", "pages", "checks", "lost"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
@@ -105,7 +106,7 @@ class Torture:
     :ivar figures: what was done.
     """
 
-    def __init__(self, vm: TestVM, seed: int, *, way: str) -> None:
+    def __init__(self, vm: TestVM, seed: int, *, way: str, cache: str = "writeback") -> None:
         self.vm = vm
         self.seed = seed
         self.way = way
@@ -113,10 +114,11 @@ class Torture:
         self.figures = Figures()
         self.known: dict[str, Known] = {}
         self.directory = vm.home / "vms" / vm.name
-        self._args = vm.qemu_args(memory_mib=MEMORY_MIB)
+        self._args = vm.qemu_args(memory_mib=MEMORY_MIB, cache=cache)
         self._client: QMPClient | None = None
         self._fault: Fault = "supervisor"
-        self._point = RUNNING[0]
+        self._points = [point for point in RUNNING if way == "pages" or not point.pages]
+        self._point = self._points[0]
         self._armed: Point | None = None
         self._passes = 0
         self._number = 0
@@ -242,6 +244,12 @@ class Torture:
         number = self._client.send(command, arguments)
         if at_once:
             self._tell(f"kill at any moment of {command}")
+            for _ in range(self.random.randrange(60)):
+                faults.poll(self._client.fileno())
+                if faults.state_of(supervisor) == "T":
+                    os.kill(supervisor, signal.SIGCONT)
+                if self._client.has_reply(number):
+                    break
             self._strike(supervisor, "any moment")
         while True:
             try:
@@ -315,7 +323,7 @@ class Torture:
         """
         if self._client is not None:
             return
-        self._point = self.random.choice(RUNNING)
+        self._point = self.random.choice(self._points)
         self._fault = self.random.choice(FAULTS)
         self._passes = self.random.choice((0, 0, 0, 1, 2))
         self._armed = None if quietly else self._point
@@ -400,7 +408,9 @@ class Torture:
         for id in list(self.known):
             if id not in found:
                 known = self.known.pop(id)
-                assert id in maybe.gone or known.automatic, f"{known.name} was reported as created, and is lost"
+                lost = id not in maybe.gone and not known.automatic
+                self.figures.lost += lost
+                assert not lost, f"{known.name} was reported as created, and is lost"
                 for other in self.known.values():
                     if other.parent == id:
                         other.parent = known.parent

@@ -9,10 +9,14 @@ from .faults import trace_points
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A trace point, and the operations in which it may be passed."""
+    """A trace point, and the operations in which it may be passed.
+
+    :param pages: only where RAM is kept in pages.
+    """
 
     name: str
     operations: tuple[str, ...]
+    pages: bool = False
 
 
 _BY_ROOM = {
@@ -30,6 +34,7 @@ _STOPPED = {
     "adopt": ("adopt",),
     "repair": ("repair",),
 }
+_PAGES = ("create.marked", "create.copied", "create.kept", "delete.freed", "load.ram")
 _REPAIRS = ("rebuild-catalog",)
 ELSEWHERE = frozenset(
     {"repair.freed", "repair.rewrite-lineage.written", "repair.add-snapshot.lineage", "repair.mark.lineage"}
@@ -50,7 +55,7 @@ def _points() -> tuple[tuple[Point, ...], tuple[Point, ...], tuple[str, ...]]:
         elif family in _STOPPED:
             stopped.append(Point(name, _STOPPED[family]))
         elif found := _BY_ROOM.get(family) or _BY_ROOM.get(file):
-            running.append(Point(name, found))
+            running.append(Point(name, found, family == "pages" or name in _PAGES))
         else:
             rest.append(name)
     return tuple(running), tuple(stopped), tuple(rest)

@@ -1,0 +1,151 @@
+"""What is durable before what, in the supervisor's own system calls: a power cut at any moment finds a whole story.
+
+Every prefix of the recorded calls is what a power cut may leave in the worst case: only what was synced is there.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable
+
+import pytest
+from tests.conftest import VMFactory
+from tests.framework.qmp import QMPClient
+from tests.framework.syscalls import Call, parse, recorded
+from tests.framework.vm import TestVM
+
+Rule = Callable[[Call], bool]
+
+
+def synced(ending: str) -> Rule:
+    return lambda call: call.name == "fsync" and call.path.endswith(ending)
+
+
+def renamed(ending: str) -> Rule:
+    return lambda call: call.name == "rename" and call.path.endswith(ending)
+
+
+def asked(command: str) -> Rule:
+    return lambda call: call.name == "send" and f'\\"execute\\":\\"{command}\\"' in call.data
+
+
+def told(event: str) -> Rule:
+    return lambda call: call.name == "send" and f'\\"event\\": \\"{event}\\"' in call.data
+
+
+COMMITTED = synced("catalog.sqlite-wal")
+ANSWERED: Rule = lambda call: call.name == "send" and '\\"return\\": {}, \\"id\\"' in call.data  # noqa: E731
+
+
+def where(calls: list[Call], rule: Rule) -> list[int]:
+    found = [number for number, call in enumerate(calls) if rule(call)]
+    assert found, "it was not done at all"
+    return found
+
+
+def assert_order(calls: list[Call], *rules: Rule) -> None:
+    """Assert that each was done before the next, the first time each after the one before."""
+    at = -1
+    for number, rule in enumerate(rules):
+        later = [found for found in where(calls, rule) if found > at]
+        assert later, f"rule {number} does not hold after call {at}: {calls[at]}"
+        at = later[0]
+
+
+def assert_clean(calls: Iterable[Call], at: int, ending: str) -> None:
+    """Assert that all that was written to files of this ending before a call was synced before it."""
+    dirty: set[str] = set()
+    for call in list(calls)[:at]:
+        if call.path.endswith(ending):
+            if call.name == "write":
+                dirty.add(call.path)
+            if call.name == "fsync":
+                dirty.discard(call.path)
+    assert dirty == set()
+
+
+def record(vm: TestVM, client: QMPClient, command: str, **arguments: object) -> list[Call]:
+    with recorded(client.execute("query-vm")["supervisor_pid"], vm.root / "calls.strace") as calls:
+        client.execute(command, arguments)
+        client.execute("query-version")  # so that the answer before it is in the record
+    return calls
+
+
+@pytest.fixture
+def vm(vm_factory: VMFactory) -> TestVM:
+    if shutil.which("strace") is None:
+        pytest.fail("There is no strace. Run: make setup", pytrace=False)
+    return vm_factory()
+
+
+def test_all_of_a_snapshot_is_durable_before_the_catalog_knows_it_and_that_before_anybody_is_told(vm: TestVM) -> None:
+    vm.run(memory_mib=32)
+    vm.wait_states(1)
+    with vm.qmp() as client:
+        client.execute("snapshot-create", {"name": "first"})
+        vm.wait_states(1, vm.serial_end())
+        calls = record(vm, client, "snapshot-create", name="new")
+    journal, known = where(calls, COMMITTED)[0], where(calls, COMMITTED)[-1]
+    (save,) = where(calls, asked("snapshot-save"))
+    assert journal < save, "QEMU was asked before the journal was durable"
+    for disk in vm.disks:
+        assert [at for at in where(calls, synced(disk.name)) if save < at < known], f"{disk.name} is not synced"
+    # The pages: content, then name, then the index's content, then its name, then the directory; then the catalog.
+    assert_order(calls, synced(".pages.tmp"), renamed(".pages"), synced("/pages"), renamed(".index"), synced("/pages"))
+    assert_order(calls, synced(".index.tmp"), renamed(".index"), synced("/pages"), COMMITTED)
+    assert max(where(calls, renamed(".index"))) < max(where(calls, synced("/pages"))) < known
+    assert save < where(calls, synced("/lineage"))[0] < known
+    for ending in (".tmp", ".pages", ".index", "lineage"):
+        assert_clean(calls, known, ending)
+    assert known < where(calls, told("SNAPSHOT_CREATED"))[0]
+    assert known < where(calls, ANSWERED)[-1]
+    assert_clean(calls, where(calls, ANSWERED)[-1], ".sqlite-wal")
+
+
+def test_a_load_is_in_the_journal_before_anything_changes_and_noted_before_the_vm_runs_on(vm: TestVM) -> None:
+    vm.run(memory_mib=32)
+    vm.wait_states(1)
+    with vm.qmp() as client:
+        client.execute("snapshot-create", {"name": "old"})
+        vm.wait_states(1, vm.serial_end())
+        calls = record(vm, client, "snapshot-load", name="old", keep=False)
+    commits = where(calls, COMMITTED)
+    (load,), (cont,) = where(calls, asked("snapshot-load")), where(calls, asked("cont"))
+    assert commits[0] < load, "QEMU was asked before the journal was durable"
+    assert [at for at in commits if load < at < cont], "the VM runs on, and the journal does not say that it has loaded"
+    assert_order(calls, asked("cont"), synced("/lineage"), COMMITTED, told("SNAPSHOT_LOADED"))
+    # The job of QEMU tells a later supervisor how it ended, until that is durable.
+    assert where(calls, asked("job-dismiss"))[0] > commits[-1]
+    assert_clean(calls, where(calls, ANSWERED)[-1], ".sqlite-wal")
+
+
+def test_a_delete_is_in_the_journal_before_anything_goes_and_pages_go_after_the_name(vm: TestVM) -> None:
+    vm.run(memory_mib=32)
+    vm.wait_states(1)
+    with vm.qmp() as client:
+        client.execute("snapshot-create", {"name": "first"})
+        vm.wait_states(1, vm.serial_end())
+        client.execute("snapshot-create", {"name": "second"})
+        calls = record(vm, client, "snapshot-delete", name="second")
+    commits = where(calls, COMMITTED)
+    (gone,) = where(calls, asked("snapshot-delete"))
+    assert commits[0] < gone, "QEMU was asked before the journal was durable"
+    assert_order(calls, asked("snapshot-delete"), renamed(".deleting"), synced("/pages"), synced(".pages"))
+    assert_order(calls, renamed(".deleting"), synced("/pages"), renamed(".freed"), synced("/pages"), synced("/lineage"))
+    assert_order(calls, renamed(".freed"), synced("/lineage"), COMMITTED, told("SNAPSHOT_DELETED"))
+    assert_clean(calls, where(calls, told("SNAPSHOT_DELETED"))[0], "lineage")
+
+
+def test_calls_that_other_threads_interrupt_are_put_together() -> None:
+    text = (
+        '12 pwrite64(7</home/catalog.sqlite-wal>, "x", 1, 0 <unfinished ...>\n'
+        "13 fsync(9</home/lineage>) = 0\n"
+        "12 <... pwrite64 resumed>) = 1\n"
+        '13 rename("/a.tmp", "/a") = 0\n'
+        '13 rename("/b.tmp", "/b") = -1 ENOENT (No such file)\n'
+    )
+    assert [(call.name, call.path) for call in parse(text)] == [
+        ("fsync", "/home/lineage"),
+        ("write", "/home/catalog.sqlite-wal"),
+        ("rename", "/a"),
+    ]
