@@ -9,7 +9,7 @@ import os
 import platform
 import sys
 
-PARTS = ("starting", "snapshots", "listing", "passing", "memory", "many", "images")
+PARTS = ("starting", "snapshots", "listing", "passing", "memory", "many", "images", "forks")
 
 
 def main(words: list[str]) -> int:

@@ -22,9 +22,13 @@ TIMEOUT_S = 120
 
 
 class Client:
-    """A QMP client that counts time from sending to answer."""
+    """A QMP client that counts time from sending to answer.
+
+    :ivar stops: how often the VM stood still so far.
+    """
 
     def __init__(self, path: str) -> None:
+        self.stops = 0
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.connect(path)
         self._file = self._socket.makefile("rb")
@@ -37,6 +41,7 @@ class Client:
         self._socket.sendall(json.dumps(message).encode())
         while line := self._file.readline():
             reply = json.loads(line)
+            self.stops += reply.get("event") == "STOP"
             if "error" in reply:
                 raise RuntimeError(f"{command}: {reply['error']['desc']}")
             if "return" in reply:
@@ -92,9 +97,9 @@ class Rig:
         self.snaptree(*words)
         return (time.perf_counter() - start) * 1000
 
-    def client(self) -> Client:
+    def client(self, vm: str = "vm") -> Client:
         """Connect to the supervisor."""
-        return Client(self.snaptree("qmp", "vm").strip().removeprefix("unix:"))
+        return Client(self.snaptree("qmp", vm).strip().removeprefix("unix:"))
 
     def wait_serial(self, text: str) -> None:
         """Wait until the guest has said ``text``."""

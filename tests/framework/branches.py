@@ -124,12 +124,14 @@ def checksums(*paths: Path) -> dict[str, str]:
 def remains(vm: TestVM) -> Mapping[str, object]:
     """Return all that VMs of a test leave in the system: what is there before and after must be the same."""
     pids = processes.marked(str(vm.root))
+    # The folder stays that says which forks there are, and what SQLite keeps as long as a catalog is open.
+    ignored = {"forks", "catalog.sqlite-wal", "catalog.sqlite-shm"}
     sockets = [
         line.split(" ", 7)[-1] for line in Path("/proc/net/unix").read_text().splitlines() if str(vm.root) in line
     ]
     return {
         "processes": [processes.command_line(pid) for pid in pids],
-        "files": sorted(str(path) for path in vm.root.rglob("*") if not path.name.endswith((".log", "-wal", "-shm"))),
+        "files": sorted(str(path) for path in vm.root.rglob("*") if path.name not in ignored and path.suffix != ".log"),
         "mounts": [line for line in Path("/proc/mounts").read_text().splitlines() if str(vm.root) in line],
         "sockets": sorted(sockets),
         "memory": sorted(path.name for path in Path("/dev/shm").iterdir() if "snaptree" in path.name),

@@ -21,15 +21,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from ..model.errors import Interrupted, SnaptreeError, UsageError, VMRuns
 from ..model.snapshot import SnapshotJSON
 from ..places.places import Places, VMPlace
+from ..places.signals import undisturbed
 from . import output
-
-if TYPE_CHECKING:
-    from ..server.care import End, Ready
+from .fork import start_forks
 
 PLACEHOLDER = "{vm}"
 STEM_MAX = 48
@@ -99,11 +98,10 @@ def run_for_each(
     :param words: the command; ``{vm}`` stands in them for the fork's name.
     :raises Interrupted: where the user interrupted it; the commands have ended and their forks are removed.
     """
-    from ..server import forking  # noqa: PLC0415  asyncio: once here, and not in every worker
+    if source.state().state != "supervised" and any(snapshot["memory"] == "pages" for snapshot in snapshots):
+        from ..server import forking  # noqa: PLC0415  asyncio, and numpy: once here, and not in every worker
 
-    if any(snapshot["memory"] == "pages" for snapshot in snapshots):
         forking.preload()
-
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
@@ -249,7 +247,8 @@ def _work(source: VMPlace, snapshot: SnapshotJSON, words: Sequence[str], *, keep
         duration_ms = (time.perf_counter() - start) * 1000
         if not kept:
             try:
-                remove(place)
+                with undisturbed():
+                    remove(place)
             except SnaptreeError as error:
                 kept, failure = place.exists(), _told(error)
                 output.note(f"snaptree: {place.name} could not be removed: {error}")
@@ -266,28 +265,24 @@ def _fork(source: VMPlace, snapshot: SnapshotJSON) -> VMPlace:
     :raises SnaptreeError: where that can't be; nothing is left of it.
     :raises KeyboardInterrupt: where we are asked to end; nothing is left of it.
     """
-    from ..engine import origins  # noqa: PLC0415
-    from ..server import daemon, forking  # noqa: PLC0415  asyncio
-
     names = fork_names(source.name, snapshot["name"])
     while True:
         place = next(p for name in names if not (p := Places.from_environ().vm(name)).exists())
-
-        async def work(ready: Callable[[Ready], None], place: VMPlace = place) -> End:
-            return await forking.fork(source, place, {"id": str(snapshot["id"])}, ready=ready)
-
+        begun = False
         try:
-            daemon.detached(work)
+            # A fork that has begun to start can only be removed once it has.
+            with undisturbed():
+                start_forks(source, [place], {"id": str(snapshot["id"])})
+                begun = True
         except VMRuns:
-            if place.exists():  # another command was faster
-                continue
-            raise
-        except (KeyboardInterrupt, Interrupted):
-            origin = origins.read(place)
-            if origin is not None and origin.vm == source.name:
+            if not place.exists():
+                raise
+        except KeyboardInterrupt:
+            if begun:
                 remove(place)
-            raise KeyboardInterrupt from None
-        return place
+            raise
+        else:
+            return place
 
 
 def _run(words: Sequence[str], vm: str, snapshot: str) -> int:
