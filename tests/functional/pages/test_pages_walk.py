@@ -28,3 +28,11 @@ def test_every_load_brings_back_every_byte(vm_factory: VMFactory, guest: str, tr
     vm.cli("run", "--detach", vm.name, "--", *args)
     vm.wait_states(2)
     Walk(vm, args, SEED).walk(STEPS)
+
+
+def test_every_load_brings_back_every_byte_under_kvm(vm_factory: VMFactory, kvm: None) -> None:
+    vm = vm_factory(pace_ms=10)
+    args = vm.qemu_args(accel="kvm")
+    vm.cli("run", "--detach", vm.name, "--", *args)
+    vm.wait_states(2)
+    Walk(vm, args, SEED).walk(STEPS)
