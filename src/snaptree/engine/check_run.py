@@ -53,6 +53,8 @@ async def check_vm(vm: VM, *, fast: bool = False, wait: bool = True) -> Report:
     """
     async with vm.operation("check", wait=wait):
         book = await vm.disk(book_of, vm.place, vm.catalog)
+        if vm.tables and not vm.session.closed.is_set():
+            await vm.devices()  # what QEMU told before may be no longer so
         attached, tables = dict(vm.attached), dict(vm.tables)
         disks = await asyncio.to_thread(examine, devices_of(book.snapshots, attached), tables)
         # Unused space can be told only while nobody writes to the store.

@@ -163,7 +163,7 @@ class VM:
         self.has_generation_id = any(device.endswith("vmgenid") for device in facts.machine.devices)
         self.counts_instructions = facts.host.icount or facts.host.pid == 0
         self.attached = {d.device: Device(d.device, d.node, d.file, d.size) for d in facts.devices}
-        self.tables = {d.device: d.snapshots for d in facts.devices if not d.file.startswith("/")}
+        self.tables = _told(facts.devices)
         return facts
 
     async def _refreshed(self) -> Facts | None:
@@ -191,7 +191,9 @@ class VM:
             tables = await asyncio.to_thread(known.tables)
             if tables is not None:
                 return tuple(replace(device, snapshots=tables[device.device]) for device in known.facts.devices)
-        return await gather_devices(self.session.execute, pid=self.process.pid if self.process else None)
+        devices = await gather_devices(self.session.execute, pid=self.process.pid if self.process else None)
+        self.tables = _told(devices)
+        return devices
 
     @asynccontextmanager
     async def operation(self, name: str, *, wait: bool = True) -> AsyncIterator[None]:
@@ -279,6 +281,11 @@ class VM:
             self._store.close()
         self._disk.submit(self.catalog.close)
         self._disk.shutdown(wait=True)
+
+
+def _told(devices: tuple[BlockDevice, ...]) -> dict[str, Table]:
+    """Return the snapshots in images that can't be read as files here, by device."""
+    return {device.device: device.snapshots for device in devices if not device.file.startswith("/")}
 
 
 @dataclass(frozen=True, slots=True)
