@@ -29,7 +29,8 @@ def words(cell: str) -> list[str]:
 
 def test_the_commands_are_those_of_the_server_with_their_arguments() -> None:
     listed = {
-        words(command)[0]: re.findall(r"`([a-z-]+\??)` (\w+)", arguments) for command, arguments, _ in rows("Commands")
+        words(command)[0]: re.findall(r"`([a-z-]+\??)` (\w+|\[\w+\])", arguments)
+        for command, arguments, _ in rows("Commands")
     }
     there = {
         name: [(key + "?" * argument.optional, argument.type) for key, argument in command.arguments.items()]
