@@ -30,8 +30,8 @@ class PagedRAM:
     :ivar layout: its blocks.
     :ivar base: a snapshot in the store; ``None`` where there is none that RAM can be told to be like.
     :ivar holes: the VM has a device by which the guest gives RAM back (a balloon): pages become zero without a mark.
-    :ivar staging: room for the content of pages in a pause.
-    :ivar kept: room for what was in pages that are overwritten, to be put back where QEMU then changes nothing.
+    :ivar staging: room for the content of pages in a pause, once :meth:`reserve` was called.
+    :ivar kept: likewise, room for what was in pages that are overwritten, to be put back where QEMU then changes nothing.
     """
 
     def __init__(self, ram: GuestRAM, tracker: Tracker, store: PageStore) -> None:
@@ -41,9 +41,19 @@ class PagedRAM:
         self.layout = tuple(RAMBlock(region.block, region.size) for region in ram.regions)
         self.base: str | None = None
         self.holes = False
-        self.staging: Bytes = _touched(STAGED_PAGES)
-        self.kept: Bytes = _touched(STAGED_PAGES)
+        self.staging: Bytes = new_content(0)
+        self.kept: Bytes = new_content(0)
         self._pending: Pages = NONE
+
+    def reserve(self) -> None:
+        """Make room in ``staging`` and ``kept``; not in a pause."""
+        if not len(self.staging):
+            self.staging, self.kept = _touched(STAGED_PAGES), _touched(STAGED_PAGES)
+
+    def leave(self) -> None:
+        """Let go of RAM in a process that was forked: else it would stay for as long as that lives."""
+        self.ram.close()
+        self.staging = self.kept = new_content(0)
 
     @property
     def pending(self) -> Pages:

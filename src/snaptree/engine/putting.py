@@ -24,6 +24,7 @@ class Putting:
     """
 
     def __init__(self, paged: PagedRAM, id: str, *, way_back: bool = True) -> None:
+        paged.reserve()
         self._paged = paged
         self._id = id
         self._target = paged.store.map(id)

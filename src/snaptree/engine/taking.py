@@ -31,6 +31,7 @@ class Taking:
     """
 
     def __init__(self, paged: PagedRAM, id: str, parent_id: str) -> None:
+        paged.reserve()
         self._paged = paged
         self._id = id
         # Without a base every page may differ; the parent's are then compared, so that equal ones are kept once.

@@ -78,7 +78,7 @@ async def _begin(vm: VM, place: VMPlace, snapshot: Snapshot) -> int:
         async with _quiet(vm):
             middle = _fork()
             if middle == 0:
-                _child(work, write)
+                _child(vm, work, write)
         _collect(middle)
     return read
 
@@ -95,7 +95,7 @@ def _collect(middle: int) -> None:
     os.waitpid(middle, 0)
 
 
-def _child(work: daemon.Work, write: int) -> None:
+def _child(vm: VM, work: daemon.Work, write: int) -> None:
     """Be the fork's supervisor; never returns."""
     try:
         gc.freeze()  # what it found is never collected, so nothing of it is closed
@@ -104,6 +104,8 @@ def _child(work: daemon.Work, write: int) -> None:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         if _fork():
             os._exit(0)
+        if vm.paged is not None:
+            vm.paged.leave()
         logs.leave()
         daemon.be_detached(work, write)
     finally:
