@@ -31,7 +31,7 @@ class PagedRAM:
     :ivar base: a snapshot in the store; ``None`` where there is none that RAM can be told to be like.
     :ivar holes: the VM has a device by which the guest gives RAM back (a balloon): pages become zero without a mark.
     :ivar staging: room for the content of pages in a pause, once :meth:`reserve` was called.
-    :ivar kept: likewise, room for what was in pages that are overwritten, to be put back where QEMU then changes nothing.
+    :ivar kept: likewise, for what was in pages that are overwritten, to be put back where QEMU then changes nothing.
     """
 
     def __init__(self, ram: GuestRAM, tracker: Tracker, store: PageStore) -> None:
