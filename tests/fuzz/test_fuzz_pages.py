@@ -1,0 +1,17 @@
+"""Page stores and tags under hostile bytes: 60 s in continuous integration, 5 s elsewhere."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+SECONDS = 60 if os.environ.get("CI") else 5
+
+
+def test_hostile_page_stores_and_tags_end_in_errors_of_ours_and_never_in_wrong_pages() -> None:
+    fuzzer = Path(__file__).with_name("fuzz_pages.py")
+    argv = [sys.executable, str(fuzzer), "--seconds", str(SECONDS)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=SECONDS + 120)
+    assert done.returncode == 0, done.stdout + done.stderr
