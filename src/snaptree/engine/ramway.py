@@ -163,7 +163,15 @@ def _pages_reasons(vm: VM, snapshot: Snapshot) -> Iterator[Reason]:
             f"The RAM pages of {name} are not in the page store {vm.place.pages}.",
             "Load another snapshot; `snaptree check` says more.",
         )
-    elif not paged.fits(snapshot.id):
+        return
+    try:
+        fits = paged.fits(snapshot.id)
+    except PageStoreError as error:
+        yield Reason(
+            "pages-damaged", error.message, error.remedy or "Load another snapshot; `snaptree check` says more."
+        )
+        return
+    if not fits:
         yield Reason("ram-blocks", f"{name} has RAM blocks of other sizes.", "Start QEMU with the RAM of then.")
 
 
