@@ -515,9 +515,9 @@ class Torture:
                 words = ["load", self.vm.name, "--id", id]
             case "adopt":
                 for disk in self.vm.disks:
-                    self.vm.tool("qemu-img", "snapshot", "-c", "theirs", str(disk))
+                    self.vm.tool("qemu-img", "snapshot", "-c", f"theirs-{name}", str(disk))
                 maybe.created = Known(name, "", "none", heads=self._heads())
-                words = ["adopt", self.vm.name, "theirs", "--as", name]
+                words = ["adopt", self.vm.name, f"theirs-{name}", "--as", name]
             case "repair":
                 for suffix in ("", "-wal", "-shm"):
                     (self.directory / f"catalog.sqlite{suffix}").unlink(missing_ok=True)
@@ -543,7 +543,7 @@ class Torture:
             assert done.returncode == 0, f"{words}: exit code {done.returncode}: {done.stdout}{done.stderr}"
         if operation == "adopt" and name not in {s["name"] for s in self.vm.cli_json("list", self.vm.name)}:
             for disk in self.vm.disks:
-                self.vm.tool("qemu-img", "snapshot", "-d", "theirs", str(disk))
+                self.vm.tool("qemu-img", "snapshot", "-d", f"theirs-{name}", str(disk))
         self._reconcile(maybe)
         self._verify_disks()
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import VMFactory
-from tests.framework.faults import kill, state_of, supervisor_of
+from tests.framework import processes
+from tests.framework.faults import kill, supervisor_of
 from tests.framework.qmp import QMPClient, QMPError
 from tests.framework.vm import TestVM
 from tests.functional.main.patterns import contents, write
@@ -72,7 +73,7 @@ def end(vm: TestVM) -> None:
     supervisor = supervisor_of(directory)
     running = json.loads((directory / "running.json").read_text()) if (directory / "running.json").exists() else {}
     for pid in (running.get("qemu_pid"), supervisor):
-        if pid and state_of(pid) not in "XZ":
+        if pid and str(vm.root) in processes.command_line(pid):
             kill(pid)
 
 

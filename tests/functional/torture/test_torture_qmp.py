@@ -117,7 +117,7 @@ def test_a_connection_that_ends_in_the_middle_of_a_message_costs_no_snapshot(
             assert "Traceback" not in done.stderr
             with contextlib.suppress(ProcessLookupError):  # where it still waits for a QEMU that is there
                 os.kill(supervisor, signal.SIGTERM)
-        vm.cli("attach", "--detach", "dev")
+        vm.cli("attach", "--detach", "dev", "--qmp", f"unix:{path}")
         with vm.qmp() as client:
             listed = client.execute("query-snapshots", {"foreign": True})
             assert all(found["consistent"] and not found.get("foreign") for found in listed), listed
