@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..catalog.history import Journal
 from ..catalog.lineage import load_record
-from ..model.errors import LoadIncomplete, NotReady, PageStoreError, QEMUFailed, QEMUGone, SnaptreeError
-from ..model.reason import Reason
+from ..model.errors import LoadIncomplete, PageStoreError, QEMUFailed, QEMUGone, SnaptreeError
 from ..model.snapshot import Snapshot
 from ..qemu.facts import Facts
 from ..qemu.jobs import dismiss, new_job_id, run_job
@@ -19,11 +18,10 @@ from ..qemu.reset import reset_for_load
 from . import images, trace
 from .automatic import Before
 from .halfway import HalfWay, Plan, certainly_untouched, mark_broken, publish_failure, states
+from .loadable import ready
 from .pause import Pause, paused
 from .present import keep_before, prune
 from .ramway import generation_id, ignoring_shared, in_thread
-from .ramway import load_reasons as ram_reasons
-from .status import load_reasons
 from .vm import VM, ClockSeen, Stands, Stopwatch
 
 if TYPE_CHECKING:
@@ -142,47 +140,6 @@ async def go_back(vm: VM, back: Snapshot, *, goes_on: bool, client: str) -> bool
         log.error("the VM could not be put back to %s: %s", back.name, error)
         return False
     return True
-
-
-async def ready(
-    vm: VM, snapshot: Snapshot, *, allow_resize: bool, way_back: bool = True
-) -> tuple[Facts, Putting | None]:
-    """Find out whether a snapshot can be loaded now, and make its RAM ready to be written.
-
-    :param way_back: RAM is of one moment now, so a load that fails early can put it back.
-    :raises NotReady: where it can't be; nothing was changed.
-    """
-    facts, (ram, unreadable) = await asyncio.gather(vm.facts(), _putting(vm, snapshot, way_back))
-    reasons = load_reasons(facts, snapshot, allow_resize=allow_resize)
-    if not reasons:
-        reasons = await asyncio.to_thread(_ram_reasons, vm, snapshot, facts)
-    if not reasons and unreadable is not None:
-        reasons = (Reason("pages-damaged", unreadable.message, "Load another snapshot; `snaptree check` says more."),)
-    if reasons:
-        raise NotReady(f"{snapshot.name} cannot be loaded now: {reasons[0].message}", reasons[0].remedy, reasons)
-    return facts, ram
-
-
-async def _putting(vm: VM, snapshot: Snapshot, way_back: bool) -> tuple[Putting | None, PageStoreError | None]:
-    """Read and check the pages that will be written, where RAM is kept in pages; or say why they can't be."""
-    if snapshot.memory != "pages" or vm.paged is None:
-        return None, None
-    from .putting import Putting  # noqa: PLC0415  numpy, which is there where RAM is paged
-
-    try:
-        if not await in_thread(vm.paged.fits, snapshot.id):
-            return None, None
-        ram = await in_thread(Putting, vm.paged, snapshot.id, way_back=way_back)
-        await in_thread(ram.prepare)
-    except PageStoreError as error:
-        return None, error
-    return ram, None
-
-
-def _ram_reasons(vm: VM, snapshot: Snapshot, facts: Facts) -> tuple[Reason, ...]:
-    here = {device.device: device for device in facts.devices}
-    head = images.vm_state_head(here[snapshot.vmstate_device].file, snapshot.tag)
-    return tuple(ram_reasons(vm, snapshot, head))
 
 
 async def perform(vm: VM, plan: Plan, facts: Facts, ram: Putting | None, *, client: str, clock: Stopwatch) -> str:

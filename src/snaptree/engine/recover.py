@@ -13,7 +13,7 @@ from ..catalog.history import Journal
 from ..model.errors import NotReady, QEMUFailed, QEMUGone, SnaptreeError
 from ..model.names import printable
 from ..qemu.jobs import dismiss_leftovers, find_job, wait_job
-from . import adopt, create, delete, halfway, load, tags
+from . import adopt, create, delete, halfway, load, loadable, tags
 from .ramway import stop_ignoring
 from .recover_offline import recover_offline
 from .vm import VM, Stopwatch
@@ -144,7 +144,7 @@ async def _roll_forward(vm: VM, plan: halfway.Plan, found: dict[str, str], journ
     clock = Stopwatch()
     snapshot = await vm.disk(vm.catalog.find, id=plan.id)
     try:
-        facts, ram = await load.ready(vm, snapshot, allow_resize=True, way_back=False)
+        facts, ram = await loadable.ready(vm, snapshot, allow_resize=True, way_back=False)
     except NotReady as error:
         return await _break(vm, plan, found, journal, why=error.message, resume=resume)
     fresh = load.again(plan, facts)

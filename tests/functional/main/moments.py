@@ -33,7 +33,7 @@ def create(vm: TestVM, name: str, *options: str) -> Moment:
 
 
 def load(vm: TestVM, name: str, moment: Moment) -> None:
-    """``snaptree load``, of a VM that stands still for it, and assert that the guest goes on from that moment.
+    """``snaptree load --discard`` of a VM that stands still for it; assert that the guest goes on from that moment.
 
     The VM runs afterwards exactly if it ran before; the guest's next line is waited for in any case.
     """
@@ -41,7 +41,7 @@ def load(vm: TestVM, name: str, moment: Moment) -> None:
         before = run_state(client)
         client.execute("stop")
         since = vm.serial_end()
-        vm.cli("load", vm.name, name)
+        vm.cli("load", vm.name, name, "--discard")
         assert run_state(client) == "paused"
         client.execute("cont")
         assert_at(vm, moment, since)
@@ -50,12 +50,12 @@ def load(vm: TestVM, name: str, moment: Moment) -> None:
 
 
 def load_running(vm: TestVM, name: str, moment: Moment) -> None:
-    """``snaptree load``, of a VM that runs on, back to a moment that it has passed long ago."""
+    """``snaptree load --discard``, of a VM that runs on, back to a moment that it has passed long ago."""
     since = vm.serial_end()
     if last_counter(vm) <= moment.stop:
         vm.wait_state_after(moment.stop, since)
         since = vm.serial_end()
-    vm.cli("load", vm.name, name)
+    vm.cli("load", vm.name, name, "--discard")
     wait_for_moment(vm, moment, since)
 
 

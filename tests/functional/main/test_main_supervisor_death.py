@@ -24,27 +24,44 @@ from tests.functional.traps.safety import bare, entries, run_state
 
 import snaptree.engine
 
-# Whether the operation has happened for whoever looks afterwards.
-CREATE = {"planned": False, "begun": False, "paused": False, "saved": True, "whole": True, "done": True}
-LOAD = {
-    **{"planned": False, "begun": False, "paused": False},
-    **{"reverted": True, "loaded": True, "noted": True, "done": True},
+# Whether the operation has happened for whoever looks afterwards, where RAM is kept in full and in pages.
+CREATE = {
+    "full": {"planned": False, "begun": False, "paused": False, "saved": True, "whole": True, "done": True},
+    "pages": {
+        **{"planned": False, "marked": False, "copied": False, "begun": False, "paused": False},
+        **{"saved": False, "kept": True, "whole": True, "done": True},
+    },
 }
-DELETE = {"begun": True, "removed": True, "done": True}  # it is never undone
+LOAD = {
+    "full": {
+        **{"kept": False, "planned": False, "begun": False, "paused": False},
+        **{"reverted": True, "loaded": True, "noted": True, "done": True},
+    },
+    "pages": {
+        **{"kept": False, "planned": False, "begun": False, "paused": False},
+        **{"ram": True, "reverted": True, "loaded": True, "noted": True, "done": True},
+    },
+}
+DELETE = {"begun": True, "removed": True, "freed": True, "done": True}  # it is never undone
 POINTS = [
-    *(("create", point, happened) for point, happened in CREATE.items()),
-    *(("load", point, happened) for point, happened in LOAD.items()),
-    *(("delete", point, happened) for point, happened in DELETE.items()),
+    (way, operation, point, happened)
+    for way in ("full", "pages")
+    for operation, points in (("create", CREATE[way]), ("load", LOAD[way]), ("delete", DELETE))
+    for point, happened in points.items()
 ]
+WITH_QEMU = {("pages", "load", "ram"): False}
+"""Where QEMU dies too and it is another: RAM is lost with it, and no disk was touched."""
+ELSEWHERE = {"load.returning", "stop.kept"}
+"""Died at in tests of what leads there (tests/functional/undo)."""
 EACH_POINT = pytest.mark.parametrize(
-    ("operation", "point", "happened"), POINTS, ids=[f"{operation}-{point}" for operation, point, _ in POINTS]
+    ("way", "operation", "point", "happened"), POINTS, ids=[f"{way}-{what}-{point}" for way, what, point, _ in POINTS]
 )
 
 
-def run(vm: TestVM, *dying: str) -> str:
+def run(vm: TestVM, *dying: str, way: str = "pages") -> str:
     """``snaptree run`` the VM, with a supervisor that dies at one of these points; return what it says beside."""
     with armed(vm, *dying):
-        return vm.cli("run", "--detach", vm.name, "--", *bare(vm)).stderr
+        return vm.cli("run", "--detach", "--memory", way, vm.name, "--", *bare(vm)).stderr
 
 
 @contextmanager
@@ -60,12 +77,12 @@ def base(operation: str) -> dict[str, int]:
     return {} if operation == "create" else {"a": 1, "b": 2}
 
 
-def run_and_die(vm: TestVM, operation: str, point: str, *, paused: bool = False) -> int:
+def run_and_die(vm: TestVM, way: str, operation: str, point: str, *, paused: bool = False) -> int:
     """Run the VM, take the first snapshots, and an operation in which the supervisor dies; return the pid of QEMU.
 
     At that moment the disks hold 3.
     """
-    run(vm, f"{operation}.{point}")
+    run(vm, f"{operation}.{point}", way=way)
     with vm.qmp() as client:
         for name, pattern in base(operation).items():
             write(client, pattern)
@@ -75,8 +92,9 @@ def run_and_die(vm: TestVM, operation: str, point: str, *, paused: bool = False)
         if paused:
             client.execute("stop")
         known = client.execute("query-vm")
+        more = {"keep": False} if operation == "load" else {}
         with ending(known["supervisor_pid"]), pytest.raises(AssertionError, match="closed the connection"):
-            client.execute(f"snapshot-{operation}", {"name": "new" if operation == "create" else "a"})
+            client.execute(f"snapshot-{operation}", {"name": "new" if operation == "create" else "a", **more})
     return int(known["qemu_pid"])
 
 
@@ -130,7 +148,7 @@ def assert_whole(vm: TestVM, client: QMPClient, snapshots: dict[str, int], curre
     assert client.execute("query-jobs") == []
     assert client.execute("query-snapshot-status") is True
     for name, pattern in snapshots.items():
-        client.execute("snapshot-load", {"name": name})
+        client.execute("snapshot-load", {"name": name, "keep": False})
         assert contents(vm, client) == [pattern, pattern]
     client.execute("snapshot-create", {"name": "afterwards"})
     assert run_state(client) == "running"
@@ -140,15 +158,15 @@ def test_every_trace_point_is_died_at() -> None:
     source = "".join(path.read_text() for path in Path(snaptree.engine.__path__[0]).glob("*.py"))
     # Commands on a stopped VM, and those that change the catalog alone, die in tests of their own.
     points = [p for p in re.findall(r"trace\.point\(\"(.*?)\"\)", source) if not p.startswith(("offline-", "adopt."))]
-    assert sorted(points) == sorted(f"{operation}.{point}" for operation, point, _ in POINTS)
+    assert set(points) == {f"{operation}.{point}" for _, operation, point, _ in POINTS} | ELSEWHERE
 
 
 @EACH_POINT
 def test_a_supervisor_that_dies_leaves_a_vm_that_attach_makes_whole(
-    vm_factory: VMFactory, operation: str, point: str, happened: bool
+    vm_factory: VMFactory, way: str, operation: str, point: str, happened: bool
 ) -> None:
     vm = vm_factory()
-    run_and_die(vm, operation, point)
+    run_and_die(vm, way, operation, point)
     vm.cli("attach", "--detach", vm.name)
     with vm.qmp() as client:
         assert run_state(client) == "running"
@@ -157,25 +175,34 @@ def test_a_supervisor_that_dies_leaves_a_vm_that_attach_makes_whole(
 
 @EACH_POINT
 def test_a_supervisor_and_a_qemu_that_die_leave_a_vm_that_run_makes_whole(
-    vm_factory: VMFactory, operation: str, point: str, happened: bool
+    vm_factory: VMFactory, way: str, operation: str, point: str, happened: bool
 ) -> None:
     vm = vm_factory()
-    kill(run_and_die(vm, operation, point))
-    run(vm)
+    kill(run_and_die(vm, way, operation, point))
+    run(vm, way=way)
     with vm.qmp() as client:
         assert run_state(client) == "running"
-        assert_whole(vm, client, *expected(operation, happened))
+        assert_whole(vm, client, *expected(operation, WITH_QEMU.get((way, operation, point), happened)))
 
 
 @pytest.mark.parametrize(
-    ("operation", "point", "happened"),
-    [("create", "paused", False), ("create", "saved", True), ("load", "paused", False), ("load", "loaded", True)],
+    ("way", "operation", "point", "happened"),
+    [
+        ("full", "create", "paused", False),
+        ("full", "create", "saved", True),
+        ("full", "load", "paused", False),
+        ("full", "load", "loaded", True),
+        ("pages", "create", "marked", False),
+        ("pages", "create", "kept", True),
+        ("pages", "load", "ram", True),
+        ("pages", "load", "loaded", True),
+    ],
 )
 def test_a_vm_that_stood_still_when_its_supervisor_died_still_does(
-    vm_factory: VMFactory, operation: str, point: str, happened: bool
+    vm_factory: VMFactory, way: str, operation: str, point: str, happened: bool
 ) -> None:
     vm = vm_factory()
-    run_and_die(vm, operation, point, paused=True)
+    run_and_die(vm, way, operation, point, paused=True)
     assert vm.cli_json("attach", "--detach", vm.name)["state"] == "paused"
     with vm.qmp() as client:
         assert run_state(client) == "paused"
@@ -194,20 +221,27 @@ def tag_of(vm: TestVM, name: str) -> str:
 @pytest.mark.parametrize(
     ("operation", "point", "option", "happened", "said"),
     [
-        ("create", "saved", "-d", False, "The create of new, which was cut off, has been undone."),
-        ("load", "paused", "-a", True, "The load of a, which was cut off half way, has been finished"),
-        ("delete", "begun", "-d", True, "The delete of a, which was cut off, has been finished."),
+        (
+            "create",
+            {"full": "saved", "pages": "kept"},
+            "-d",
+            False,
+            "The create of new, which was cut off, has been un",
+        ),
+        ("load", {}, "-a", True, "The load of a, which was cut off half way, has been finished"),
+        ("delete", {}, "-d", True, "The delete of a, which was cut off, has been finished."),
     ],
     ids=["create", "load", "delete"],
 )
+@pytest.mark.parametrize("way", ["full", "pages"])
 def test_what_was_done_on_one_disk_only_is_done_on_all_or_undone(
-    vm_factory: VMFactory, operation: str, point: str, option: str, happened: bool, said: str
+    vm_factory: VMFactory, operation: str, point: dict[str, str], option: str, happened: bool, said: str, way: str
 ) -> None:
     vm = vm_factory()
-    kill(run_and_die(vm, operation, point))
+    kill(run_and_die(vm, way, operation, point.get(way, "paused" if operation == "load" else "begun")))
     tag = tag_of(vm, "new" if operation == "create" else "a")
     vm.tool("qemu-img", "snapshot", option, tag, str(vm.disks[1]))
-    assert said in run(vm)
+    assert said in run(vm, way=way)
     with vm.qmp() as client:
         assert_whole(vm, client, *expected(operation, happened))
 
@@ -226,10 +260,13 @@ def test_a_delete_of_a_subtree_goes_on_where_it_was_cut_off(vm_factory: VMFactor
         assert list(entries(client).values()) == [[], []]
 
 
-def test_a_guest_goes_on_whole_after_its_supervisor_died_in_a_create_and_in_a_load(vm_factory: VMFactory) -> None:
+@pytest.mark.parametrize(("way", "point"), [("full", "create.saved"), ("pages", "create.kept")])
+def test_a_guest_goes_on_whole_after_its_supervisor_died_in_a_create_and_in_a_load(
+    vm_factory: VMFactory, way: str, point: str
+) -> None:
     vm = vm_factory(guest="linux", pace_ms=20)
-    with armed(vm, "create.saved"):
-        vm.run()
+    with armed(vm, point):
+        vm.cli("run", "--detach", "--memory", way, vm.name, "--", *vm.qemu_args())
     vm.wait_states(3)
     before = last_counter(vm)
     die(vm, "create", "new")
@@ -238,7 +275,7 @@ def test_a_guest_goes_on_whole_after_its_supervisor_died_in_a_create_and_in_a_lo
     moment = range(before + 1, last_counter(vm) + 3)
     go_on(vm)
     since = vm.serial_end()
-    die(vm, "load", "new")
+    die(vm, "load", "new", "--discard")
     assert vm.cli_json("attach", "--detach", vm.name)["state"] == "running"
     wait_for_moment(vm, moment, since)
     go_on(vm)

@@ -82,7 +82,7 @@ def attached(vm: TestVM, argv: list[str]) -> Iterator[QMPClient]:
     with plain_qemu(vm, argv) as plain:
         vm.cli("attach", "--detach", vm.name, "--qmp", f"unix:{plain.attach_socket}")
         yield plain.qmp
-        vm.cli("stop", vm.name)
+        vm.cli("stop", "--discard", vm.name)
 
 
 @contextmanager
@@ -92,7 +92,7 @@ def under_care(vm: TestVM, argv: list[str]) -> Iterator[QMPClient]:
     vm.cli("run", "--detach", vm.name, "--", *argv, "-qmp", f"unix:{path},server=on,wait=off")
     with QMPClient(path) as own:
         yield own
-        vm.cli("stop", vm.name)
+        vm.cli("stop", "--discard", vm.name)
 
 
 def run_job(client: QMPClient, command: str, **arguments: Any) -> str:
