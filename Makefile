@@ -39,6 +39,7 @@ functional: setup
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/functional $(ARGS)
 
 torture: setup
+	SNAPTREE_TORTURE=long $(BIN)/python -m pytest -n $(JOBS) tests/functional/torture
 	$(BIN)/python -m tests.torture $(ARGS)
 
 bench: setup-demo

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -9,7 +10,11 @@ from tests.framework.atrest import AtRest
 from tests.framework.qemus import VERSIONS, find_qemu
 
 
-@pytest.fixture(scope="module", params=VERSIONS, ids=[f"qemu-{version}" for version in VERSIONS])
+CHOSEN = VERSIONS if "SNAPTREE_TORTURE" in os.environ else VERSIONS[-1:]
+"""All in the long form (`make torture`)."""
+
+
+@pytest.fixture(scope="module", params=CHOSEN, ids=[f"qemu-{version}" for version in CHOSEN])
 def prepared(request: pytest.FixtureRequest) -> Iterator[AtRest]:
     made = AtRest(find_qemu(request.param))
     yield made

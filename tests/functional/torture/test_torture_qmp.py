@@ -83,6 +83,7 @@ def relayed(vm: TestVM) -> Iterator[tuple[Relay, Path]]:
             relay.close()
 
 
+@pytest.mark.qemu("10")
 @pytest.mark.parametrize(
     ("command", "words"),
     [

@@ -12,7 +12,7 @@ from tests.conftest import VMFactory
 from tests.framework.torture import Torture
 from tests.framework.torture_points import ELSEWHERE, RUNNING, STOPPED, UNKNOWN
 
-KILLS = int(os.environ.get("SNAPTREE_TORTURE_KILLS", "6"))
+KILLS = int(os.environ.get("SNAPTREE_TORTURE_KILLS", "5"))
 SEED = int(os.environ.get("SNAPTREE_TORTURE_SEED", "5"))
 
 
