@@ -9,7 +9,6 @@ import pytest
 from tests.framework.atrest import AtRest
 from tests.framework.qemus import VERSIONS, find_qemu
 
-
 CHOSEN = VERSIONS if "SNAPTREE_TORTURE" in os.environ else VERSIONS[-1:]
 """All in the long form (`make torture`)."""
 
