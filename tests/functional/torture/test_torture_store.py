@@ -5,14 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 from tests.framework.atrest import FULL, LAST, PAGED, AtRest, flip
 from tests.functional.traps.safety import image_bytes
 
+from snaptree.memory.pages import PAGE
+from snaptree.memory.store import PageStore
+
 
 def flipped_page(dev: AtRest) -> None:
-    segment = min((dev.home / "pages").glob("*.pages"))  # the first that was written
-    flip(segment, segment.read_bytes().index(b"STATE "))  # the guest's RAM holds what it says
+    store = PageStore.open(dev.home / "pages", clean=False)
+    map = store.map(dev.ids[PAGED])
+    slot = int(map.slots(np.arange(map.pages, dtype=np.int64)).max())
+    store.close()
+    for segment in (dev.home / "pages").glob("*.pages"):
+        first, count = (int(word, 16) for word in segment.stem.split("-"))
+        if first <= slot < first + count:
+            flip(segment, (1 + slot - first) * PAGE + 77)  # behind the page of the header
 
 
 def cut_segment(dev: AtRest) -> None:
