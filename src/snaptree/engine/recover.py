@@ -124,6 +124,9 @@ async def _load(vm: VM, journal: Journal, same_qemu: bool, resume: bool) -> str:
         return await _break(vm, plan, found, journal, why=why, resume=resume)
     if error is not None and not halfway.certainly_untouched(found):
         return await _break(vm, plan, found, journal, why=error, resume=resume)
+    if plan.returning:
+        # Another load had failed half way before it: there is nothing to roll back to.
+        return await _roll_forward(vm, plan, found, journal, resume)
     if not reverted:
         entry = await vm.entry(
             "load", plan.name, plan.id, journal.client, clock=clock, result="failed: cut off; undone"
