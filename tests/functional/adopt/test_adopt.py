@@ -82,7 +82,7 @@ def test_the_seeds_two_disk_story_ends_well(vm_factory: VMFactory) -> None:
         # The whole one is as good as any.
         adopted = vm.cli_json("adopt", vm.name, unnamed, "--as", "latest")
         assert (adopted["tag"], adopted["memory"], adopted["parent_name"]) == (unnamed, "full", "")
-        vm.cli("load", vm.name, "latest")
+        vm.cli("load", "--discard", vm.name, "latest")
         assert contents(vm, client) == [1, 1]
         assert current(vm) == "latest"
     assert ("tag-is-id", "virtio0") in codes(refused(vm, "adopt", vm.name, "4", "--as", "mixed"))
@@ -115,7 +115,7 @@ def test_what_savevm_took_is_adopted_and_then_as_good_as_any(vm_factory: VMFacto
         assert [found["name"] for found in client.execute("query-snapshots", {"foreign": True}) if not found["id"]] == [
             "after"
         ]
-        client.execute("snapshot-load", {"name": "theirs"})
+        client.execute("snapshot-load", {"name": "theirs", "keep": False})
         assert contents(vm, client) == [1, 1]
         client.execute("snapshot-create", {"name": "child"})
         assert client.execute("query-snapshot", {"name": "child"})["parent_name"] == "theirs"
@@ -135,11 +135,11 @@ def test_a_stopped_vm_adopts_too(vm_factory: VMFactory) -> None:
     adopted = vm.cli_json("adopt", vm.name, "s", "--as", "theirs")
     assert image_bytes(vm) == before
     assert (adopted["memory"], adopted["consistent"], adopted["current"]) == ("full", True, False)
-    vm.cli("load", vm.name, "theirs")
+    vm.cli("load", "--discard", vm.name, "theirs")
     assert contents(vm) == [1, 1]
     with under_care(vm, bare(vm)), vm.qmp() as client:
         write(client, 5)
-        client.execute("snapshot-load", {"name": "theirs"})
+        client.execute("snapshot-load", {"name": "theirs", "keep": False})
         assert contents(vm, client) == [1, 1]
     vm.cli("delete", vm.name, "theirs")
     assert [[tag for _, tag in table] for table in tables(vm)] == [["t"], ["t"]]
@@ -163,7 +163,7 @@ def test_disks_only_of_one_moment_are_adopted_as_such(vm_factory: VMFactory) -> 
     wait_until(lambda: taken_in_one_second(vm, "cold"), "two snapshots within a second")
     set_disks(vm, 2)
     assert vm.cli_json("adopt", vm.name, "cold", "--as", "theirs")["memory"] == "none"
-    vm.cli("load", vm.name, "theirs")
+    vm.cli("load", "--discard", vm.name, "theirs")
     assert contents(vm) == [1, 1]
     vm.cli("delete", vm.name, "theirs")
     assert tables(vm) == [[], []]
@@ -195,7 +195,7 @@ def test_a_number_that_is_no_ones_id_is_adopted_and_never_loaded_once_it_is(vm_f
     saved(vm, "3", "t")
     with under_care(vm, bare(vm)), vm.qmp() as client:
         client.execute("snapshot-adopt", {"tag": "3", "name": "three"})
-        client.execute("snapshot-load", {"name": "three"})
+        client.execute("snapshot-load", {"name": "three", "keep": False})
         assert contents(vm, client) == [1, 1]
         write(client, 7)
         client.execute("snapshot-create", {"name": "new"})  # QEMU gives it the id 3
@@ -205,7 +205,7 @@ def test_a_number_that_is_no_ones_id_is_adopted_and_never_loaded_once_it_is(vm_f
         assert codes(error) == [("tag-is-id", "virtio0"), ("tag-is-id", "virtio1")]
         # A delete goes by the tag alone.
         client.execute("snapshot-delete", {"name": "three"})
-        client.execute("snapshot-load", {"name": "new"})
+        client.execute("snapshot-load", {"name": "new", "keep": False})
         assert contents(vm, client) == [7, 7]
     assert [[tag.partition("@")[0] for _, tag in table] for table in tables(vm)] == [["t", "new"], ["t", "new"]]
 
@@ -219,13 +219,13 @@ def test_what_others_put_in_the_place_of_an_adopted_one_is_neither_loaded_nor_de
         write(plain.qmp, 9)
         assert plain.qmp.hmp("savevm s") == ""
     assert vm.cli_json("show", vm.name, "theirs")["consistent"] is False
-    assert {code for code, _ in codes(refused(vm, "load", vm.name, "theirs"))} >= {"tag-replaced"}
+    assert {code for code, _ in codes(refused(vm, "load", "--discard", vm.name, "theirs"))} >= {"tag-replaced"}
     with under_care(vm, bare(vm)), vm.qmp() as client:
         assert ("vm-clock", None) in codes(refused_running(vm, client, "load", vm.name, "theirs"))
         client.execute("snapshot-delete", {"name": "theirs"})
         assert [[tag for _, tag in found] for found in entries(client).values()] == [["s"], ["s"]]
     vm.cli("adopt", vm.name, "s", "--as", "again")
-    vm.cli("load", vm.name, "again")
+    vm.cli("load", "--discard", vm.name, "again")
     assert contents(vm) == [9, 9]
 
 
@@ -252,5 +252,5 @@ def test_a_killed_adoption_is_finished_by_the_next_command(vm_factory: VMFactory
     vm.cli("create", vm.name, "ours")
     assert names(vm, "--foreign") == ["theirs", "ours"]
     with under_care(vm, bare(vm)), vm.qmp() as client:
-        client.execute("snapshot-load", {"name": "theirs"})
+        client.execute("snapshot-load", {"name": "theirs", "keep": False})
         assert contents(vm, client) == [1, 1]

@@ -36,7 +36,7 @@ def test_a_guest_that_somebody_else_started_goes_back_and_forth(vm_factory: VMFa
     go_on(vm)
     load_running(vm, "one", one)
     vm.assert_guest_ok()
-    vm.cli("stop", vm.name)
+    vm.cli("stop", "--discard", vm.name)
     assert plain.wait() == 0
 
 
@@ -56,7 +56,7 @@ def test_the_end_of_an_attach_leaves_qemu_running(vm_factory: VMFactory, how: st
         assert run_state(plain.qmp) == "running"
         assert vm.cli_json("vms")[0]["state"] == "unsupervised"
         vm.cli("attach", "--detach", vm.name)
-        vm.cli("load", vm.name, "s")
+        vm.cli("load", "--discard", vm.name, "s")
 
 
 def test_qemu_survives_its_supervisor_and_is_taken_up_again_with_nothing_lost(vm_factory: VMFactory) -> None:
@@ -83,7 +83,7 @@ def test_qemu_survives_its_supervisor_and_is_taken_up_again_with_nothing_lost(vm
     vm.cli("attach", "--detach", vm.name)
     load(vm, "two", two)
     vm.assert_guest_ok()
-    vm.cli("stop", vm.name)
+    vm.cli("stop", "--discard", vm.name)
     assert vm.cli_json("vms")[0]["state"] == "stopped"
     assert processes.marked(str(vm.root)) == []
 
@@ -116,7 +116,7 @@ def test_a_qemu_with_other_disks_is_not_taken_for_a_known_vm_and_runs_on(vm_fact
     with vm.qmp() as client:
         write(client, 1)
         client.execute("snapshot-create", {"name": "s"})
-    vm.cli("stop", vm.name)
+    vm.cli("stop", "--discard", vm.name)
     third = ("-drive", f"file={vm.new_image('c')},format=qcow2,if=virtio")
     with plain_qemu(vm, bare(vm, *third, disks="none")) as plain:
         error = fails_json(vm, "attach", "--detach", vm.name, "--qmp", str(plain.attach_socket), code=4)
@@ -126,5 +126,5 @@ def test_a_qemu_with_other_disks_is_not_taken_for_a_known_vm_and_runs_on(vm_fact
         vm.cli("attach", "--detach", "other", "--qmp", str(plain.attach_socket))
         vm.cli("create", "other", "s")
     with attached(vm, bare(vm)):
-        vm.cli("load", vm.name, "s")
+        vm.cli("load", "--discard", vm.name, "s")
         assert contents(vm, vm.qmp()) == [1, 1]

@@ -72,7 +72,7 @@ def test_an_unknown_snapshot_is_named_and_a_near_one_offered(vm_factory: VMFacto
                 assert fails_json(vm, command, vm.name, "--id", UNKNOWN_ID, code=3)["code"] == "no-such-snapshot"
             for command in ("rename", "describe"):
                 assert fails_json(vm, command, vm.name, "other", "new", code=3)["code"] == "no-such-snapshot"
-            assert "\x1b" not in fails(vm, "load", vm.name, "\x1b[31m", code=3)
+            assert "\x1b" not in fails(vm, "load", "--discard", vm.name, "\x1b[31m", code=3)
 
 
 def test_an_id_that_is_none_too_short_or_given_beside_a_name_is_a_matter_of_usage(vm_factory: VMFactory) -> None:
@@ -80,12 +80,12 @@ def test_an_id_that_is_none_too_short_or_given_beside_a_name_is_a_matter_of_usag
     with under_care(vm, bare(vm)), vm.qmp() as client:
         id = with_one_snapshot(vm, client)
         with untouched(vm, client):
-            assert "at least 8" in fails(vm, "load", vm.name, "--id", id[:7], code=2)
+            assert "at least 8" in fails(vm, "load", "--discard", vm.name, "--id", id[:7], code=2)
             assert "at least 8" in fails(vm, "delete", vm.name, "--id", id[:7], code=2)
-            assert "no id" in fails(vm, "load", vm.name, "--id", "before-upgrade", code=2)
-            assert fails_json(vm, "load", vm.name, "--id", "", code=2)["code"] == "usage"
-            assert fails_json(vm, "load", vm.name, "s", "--id", id, code=2)["code"] == "usage"
-            assert fails_json(vm, "load", vm.name, code=2)["code"] == "usage"
+            assert "no id" in fails(vm, "load", "--discard", vm.name, "--id", "before-upgrade", code=2)
+            assert fails_json(vm, "load", "--discard", vm.name, "--id", "", code=2)["code"] == "usage"
+            assert fails_json(vm, "load", "--discard", vm.name, "s", "--id", id, code=2)["code"] == "usage"
+            assert fails_json(vm, "load", "--discard", vm.name, code=2)["code"] == "usage"
             assert fails_json(vm, "delete", vm.name, code=2)["code"] == "usage"
             assert fails_json(vm, "delete", vm.name, "s", "--chil", code=2)["code"] == "usage"
             assert fails_json(vm, "create", vm.name, code=2)["code"] == "usage"
@@ -137,13 +137,12 @@ def test_a_bad_or_unknown_vm_name_makes_nothing(vm_factory: VMFactory) -> None:
     assert not vm.home.exists()
 
 
-def test_what_needs_a_running_vm_is_refused_for_a_stopped_one(vm_factory: VMFactory) -> None:
+def test_a_stopped_vm_cannot_be_stopped(vm_factory: VMFactory) -> None:
     vm = vm_factory()
     with under_care(vm, bare(vm)), vm.qmp() as client:
         with_one_snapshot(vm, client)
-    assert "does not run" in fails(vm, "create", vm.name, "t", code=4)
-    for command in (["load", vm.name, "s"], ["delete", vm.name, "s"], ["stop", vm.name]):
-        assert fails_json(vm, *command, code=4)["code"] == "vm-not-running"
+    assert "does not run" in fails(vm, "stop", vm.name, code=4)
+    assert fails_json(vm, "stop", vm.name, code=4)["code"] == "vm-not-running"
     assert [snapshot["name"] for snapshot in vm.cli_json("list", vm.name)] == ["s"]
 
 

@@ -72,12 +72,12 @@ def test_a_load_that_fails_half_way_leaves_the_vm_paused_and_says_which_disk_is_
     with under_care(vm, bare(vm)), vm.qmp() as client:
         take_two(vm, client)
         scribble(vm, "s")
-        said = fails(vm, "load", vm.name, "s", code=1)
+        said = fails(vm, "load", "--discard", vm.name, "s", code=1)
         assert "The load of s failed half way" in said
         assert "virtio0 is at s, virtio1 was found corrupt and closed by QEMU" in said
         assert_stuck(vm, client)
         assert fails_json(vm, "create", vm.name, "u", code=4)["code"] == "not-ready"
-        assert fails_json(vm, "load", vm.name, "t", code=4)["reasons"][0]["code"] == "corrupt"
+        assert fails_json(vm, "load", "--discard", vm.name, "t", code=4)["reasons"][0]["code"] == "corrupt"
         assert client.execute("query-jobs") == []
         (failed,) = [event for event in client.events if event["event"] == "SNAPSHOT_FAILED"]
         assert (failed["data"]["operation"], failed["data"]["name"]) == ("load", "s")
@@ -91,7 +91,7 @@ def test_a_failed_load_with_json_has_its_own_code(vm_factory: VMFactory) -> None
         take_two(vm, client)
         client.execute("stop")
         scribble(vm, "s")
-        assert fails_json(vm, "load", vm.name, "s", code=1)["code"] == "load-incomplete"
+        assert fails_json(vm, "load", "--discard", vm.name, "s", code=1)["code"] == "load-incomplete"
         assert_stuck(vm, client)
 
 
@@ -100,7 +100,7 @@ def test_a_half_loaded_vm_stays_so_for_the_next_supervisor(vm_factory: VMFactory
     with under_care(vm, bare(vm)), vm.qmp() as client:
         take_two(vm, client)
         scribble(vm, "s")
-        fails(vm, "load", vm.name, "s", code=1)
+        fails(vm, "load", "--discard", vm.name, "s", code=1)
         supervisor = client.execute("query-vm")["supervisor_pid"]
         os.kill(supervisor, signal.SIGKILL)
         with pytest.raises(AssertionError, match="closed the connection"):
@@ -115,7 +115,7 @@ def test_a_half_loaded_vm_is_whole_again_once_its_image_is_mended_and_a_snapshot
     with under_care(vm, bare(vm)), vm.qmp() as client:
         take_two(vm, client)
         before = scribble(vm, "s")
-        fails(vm, "load", vm.name, "s", code=1)
+        fails(vm, "load", "--discard", vm.name, "s", code=1)
     assert vm.cli_json("status", vm.name)["reasons"][-1]["code"] == "load-incomplete"
     assert "Image is corrupt" in fails(vm, "run", "--detach", vm.name, "--", *bare(vm), code=1)
     scribble(vm, "s", before)
@@ -124,11 +124,11 @@ def test_a_half_loaded_vm_is_whole_again_once_its_image_is_mended_and_a_snapshot
         assert vm.cli_json("status", vm.name)["reasons"][0]["code"] == "load-incomplete"
         assert refusal(client, "cont", {})["code"] == "refused"
         assert contents(vm, client) == [1, 3]
-        vm.cli("load", vm.name, "t")
+        vm.cli("load", "--discard", vm.name, "t")
         assert contents(vm, client) == [2, 2]
         client.execute("cont")
         assert vm.cli_json("status", vm.name)["reasons"] == []
-        client.execute("snapshot-load", {"name": "s"})
+        client.execute("snapshot-load", {"name": "s", "keep": False})
         assert contents(vm, client) == [1, 1]
         assert run_state(client) == "running"
 
@@ -163,7 +163,7 @@ def test_a_create_for_which_there_is_no_room_leaves_nothing_and_the_guest_runs_o
         assert [snapshot["name"] for snapshot in client.execute("query-snapshots")] == ["one"]
         assert client.execute("query-current-snapshot")["name"] == "one"
         with pytest.raises(QMPError, match="There is no snapshot"):
-            client.execute("snapshot-load", {"name": "late"})
+            client.execute("snapshot-load", {"name": "late", "keep": False})
     late = create(vm, "late")
     go_on(vm)
     load_running(vm, "one", one)

@@ -73,7 +73,7 @@ def test_a_stopped_vm_starts_cold_and_goes_back_to_its_snapshots(vm_factory: VMF
     one = create(vm, "one")
     go_on(vm)
     two = create(vm, "two")
-    vm.cli("stop", vm.name)
+    vm.cli("stop", "--discard", vm.name)
     assert vm.cli_json("vms")[0]["state"] == "stopped"
     assert parents(vm) == {"one": "", "two": "one"}
 
@@ -85,7 +85,7 @@ def test_a_stopped_vm_starts_cold_and_goes_back_to_its_snapshots(vm_factory: VMF
     load(vm, "one", one)
     go_on(vm)
     three = create(vm, "three")
-    vm.cli("stop", vm.name)
+    vm.cli("stop", "--discard", vm.name)
 
     # This time the guest is in the middle of its start.
     vm.run()
@@ -105,22 +105,22 @@ def test_a_vm_runs_after_a_load_exactly_if_it_ran_just_before(vm_factory: VMFact
         paused = create(vm, "paused")
         assert run_state(client) == "paused"
         assert vm.cli_json("vms")[0]["state"] == "paused"
-        assert "it is still paused, as it was" in vm.cli("load", vm.name, "running").stdout
+        assert "it is still paused, as it was" in vm.cli("load", "--discard", vm.name, "running").stdout
         assert run_state(client) == "paused"
         since = vm.serial_end()
         client.execute("cont")
         assert_at(vm, running, since)
-        vm.cli("load", vm.name, "paused")
+        vm.cli("load", "--discard", vm.name, "paused")
         assert run_state(client) == "running"
         go_on(vm)
         vm.assert_guest_ok()
-        vm.cli("stop", vm.name)
+        vm.cli("stop", "--discard", vm.name)
 
     since = vm.serial_end()
     vm.run("-S")
     with vm.qmp() as client:
         for name in ("running", "paused"):
-            vm.cli("load", vm.name, name)
+            vm.cli("load", "--discard", vm.name, name)
             assert client.execute("query-status")["running"] is False
         assert vm.serial_end() == since
         client.execute("cont")
@@ -154,7 +154,7 @@ def test_a_linux_with_three_disks_by_blockdev_on_q35_goes_back_in_a_new_process(
     one = create(vm, "one")
     go_on(vm)
     load_running(vm, "one", one)
-    vm.cli("stop", vm.name)
+    vm.cli("stop", "--discard", vm.name)
     vm.run(*line, disks="blockdev", cache="none")
     load(vm, "one", one)
     vm.assert_guest_ok()

@@ -17,10 +17,10 @@ def grow(client: QMPClient) -> None:
     """Make a with the children b and e, b with c and d; d is current.  Each has its own number on the disks."""
     for pattern, (name, parent) in enumerate([("a", ""), ("b", "a"), ("c", "b"), ("d", "b"), ("e", "a")], 1):
         if parent:
-            client.execute("snapshot-load", {"name": parent})
+            client.execute("snapshot-load", {"name": parent, "keep": False})
         write(client, pattern)
         client.execute("snapshot-create", {"name": name})
-    client.execute("snapshot-load", {"name": "d"})
+    client.execute("snapshot-load", {"name": "d", "keep": False})
 
 
 def parents(client: QMPClient) -> dict[str, str]:
@@ -55,7 +55,7 @@ def test_children_of_a_deleted_snapshot_go_to_its_parent(vm_factory: VMFactory) 
         assert parents(client) == {"c": "", "d": "", "e": ""}
         assert {snapshot["parent_id"] for snapshot in client.execute("query-snapshots")} == {NIL}
         for name, pattern in (("c", 3), ("e", 5), ("d", 4)):
-            client.execute("snapshot-load", {"name": name})
+            client.execute("snapshot-load", {"name": name, "keep": False})
             assert contents(vm, client) == [pattern, pattern]
 
 
@@ -83,7 +83,7 @@ def test_delete_with_children_takes_the_subtree_and_nothing_else(vm_factory: VMF
         assert parents(client) == {"a": "", "e": "a"}
         assert current(client) == "a"
         assert in_images(client) == {"a", "e"}
-        assert vm.cli("load", vm.name, "c", check=False).returncode == 3
+        assert vm.cli("load", "--discard", vm.name, "c", check=False).returncode == 3
         log = [(entry["action"], entry["name"]) for entry in vm.cli_json("log", vm.name)]
         assert sorted(log[-3:]) == [("delete", "b"), ("delete", "c"), ("delete", "d")]
 
@@ -106,7 +106,7 @@ def test_rename_and_describe_change_words_only_and_the_old_name_is_gone(vm_facto
         assert entries(client) == listed
         assert parents(client)["b"] == "base"
         assert vm.cli("show", vm.name, "a", check=False).returncode == 3
-        vm.cli("load", vm.name, "base")
+        vm.cli("load", "--discard", vm.name, "base")
         assert contents(vm, client) == [1, 1]
         log = [(entry["action"], entry["name"], entry["result"]) for entry in vm.cli_json("log", vm.name)]
         assert log[-3:] == [("rename", "base", "ok, was a"), ("describe", "base", "ok"), ("load", "base", "ok")]
@@ -123,7 +123,7 @@ def test_a_stopped_vm_is_listed_renamed_and_described_as_a_running_one(vm_factor
     assert vm.cli_json("show", vm.name, "base")["description"] == "clean"
     with under_care(vm, bare(vm)), vm.qmp() as client:
         assert parents(client) == {"base": "", "b": "base", "c": "b", "d": "b", "e": "base"}
-        client.execute("snapshot-load", {"name": "base"})
+        client.execute("snapshot-load", {"name": "base", "keep": False})
         assert contents(vm, client) == [1, 1]
 
 
@@ -133,7 +133,9 @@ def test_a_snapshot_is_found_by_its_id_or_a_prefix_of_8_digits(vm_factory: VMFac
         grow(client)
         ids = {snapshot["name"]: snapshot["id"] for snapshot in client.execute("query-snapshots")}
         assert vm.cli_json("show", vm.name, "--id", ids["c"][:8].upper())["name"] == "c"
-        assert json.loads(vm.cli("load", vm.name, "--id", ids["c"][:13], "--json").stdout)["id"] == ids["c"]
+        assert (
+            json.loads(vm.cli("load", "--discard", vm.name, "--id", ids["c"][:13], "--json").stdout)["id"] == ids["c"]
+        )
         vm.cli("rename", vm.name, "--id", ids["c"], "c-2")
         vm.cli("describe", vm.name, "--id", ids["c"], "found")
         assert vm.cli_json("show", vm.name, "c-2")["description"] == "found"
@@ -161,6 +163,6 @@ def test_a_snapshot_may_have_any_name_that_is_no_number_id_or_json_word(vm_facto
         for name in names:
             client.execute("snapshot-create", {"name": name})
         assert parents(client) == dict(zip(names, ["", *names], strict=False))
-        assert vm.cli_json("load", vm.name, "A")["parent_name"] == "a"
+        assert vm.cli_json("load", "--discard", vm.name, "A")["parent_name"] == "a"
         vm.cli("delete", vm.name, "load")
         assert set(parents(client)) == {*names} - {"load"}

@@ -63,7 +63,7 @@ def test_a_start_that_fails_leaves_a_known_vm_as_it_was(vm_factory: VMFactory) -
     assert everything(vm) == before
     assert vm.cli("list", vm.name, "--json").stdout == listed
     with under_care(vm, bare(vm)), vm.qmp() as client:
-        client.execute("snapshot-load", {"name": "s"})
+        client.execute("snapshot-load", {"name": "s", "keep": False})
 
 
 def test_a_vm_that_runs_is_not_run_twice(vm_factory: VMFactory) -> None:
@@ -91,7 +91,7 @@ def test_a_vm_with_other_disks_is_refused_and_the_old_one_stays(vm_factory: VMFa
     (vm.root / "c.qcow2").unlink()
     assert everything(vm) == before
     with under_care(vm, bare(vm)), vm.qmp() as client:
-        client.execute("snapshot-load", {"name": "s"})
+        client.execute("snapshot-load", {"name": "s", "keep": False})
         assert run_state(client) == "running"
 
 
@@ -171,7 +171,7 @@ def test_stop_returns_when_qemu_is_gone_and_its_images_are_free(vm_factory: VMFa
     with vm.qmp() as client:
         write(client, 1)
         client.execute("snapshot-create", {"name": "s"})
-    vm.cli("stop", vm.name)
+    vm.cli("stop", "--discard", vm.name)
     assert processes.marked(str(vm.root)) == []
     assert [len(tags) for tags in in_images(vm)] == [1, 1]
     for disk in vm.disks:
@@ -245,7 +245,7 @@ def test_qemu_keeps_the_terminal_of_a_run_in_the_foreground(vm_factory: VMFactor
         run.wait_for("STATE OK ram=2 a=2 b=2")
         vm.cli("create", vm.name, "s")
         run.wait_for("STATE OK ram=5 a=5 b=5")
-        vm.cli("stop", vm.name)
+        vm.cli("stop", "--discard", vm.name)
         assert run.wait() == 0
         assert run.settings() == run.before
 

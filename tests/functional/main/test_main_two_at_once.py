@@ -63,7 +63,7 @@ def test_two_creates_at_once_both_succeed_one_after_the_other(vm_factory: VMFact
             ("second", "first", True),
         ]
         for name in ("first", "second"):
-            client.execute("snapshot-load", {"name": name})
+            client.execute("snapshot-load", {"name": name, "keep": False})
         assert run_state(client) == "running"
 
 
@@ -95,7 +95,7 @@ def test_a_load_during_a_create_waits_and_then_loads(vm_factory: VMFactory) -> N
         assert [command.wait()[0] for command in (creating, loading)] == [0, 0]
         assert contents(vm, client) == [1, 1]
         assert client.execute("query-current-snapshot")["name"] == "one"
-        client.execute("snapshot-load", {"name": "two"})
+        client.execute("snapshot-load", {"name": "two", "keep": False})
         assert contents(vm, client) == [2, 2]
 
 
@@ -134,7 +134,7 @@ def test_stop_during_a_create_lets_it_end_first(vm_factory: VMFactory) -> None:
     (s,) = vm.cli_json("list", vm.name)
     assert s["consistent"]
     with under_care(vm, bare(vm)), vm.qmp() as client:
-        client.execute("snapshot-load", {"name": "s"})
+        client.execute("snapshot-load", {"name": "s", "keep": False})
 
 
 @pytest.mark.parametrize("operation", ["create", "load", "delete"])
@@ -159,7 +159,7 @@ def test_ctrl_c_in_a_command_leaves_its_operation_whole_or_undone(vm_factory: VM
         assert [len(tags) for tags in entries(client).values()] == [len(found)] * 2
         assert contents(vm, client) in ([[1, 1], [2, 2]] if operation == "load" else [[2, 2]])
         for snapshot in found:
-            client.execute("snapshot-load", {"id": snapshot["id"]})
+            client.execute("snapshot-load", {"id": snapshot["id"], "keep": False})
             assert contents(vm, client) == ([1, 1] if snapshot["name"] == "one" else [2, 2])
         client.execute("snapshot-create", {"name": "three"})
 
@@ -173,4 +173,4 @@ def test_a_client_that_goes_away_during_its_create_leaves_it_whole(vm_factory: V
             leaving.close()
         assert client.wait_event("SNAPSHOT_CREATED")["data"]["name"] == "s"
         assert run_state(client) == "running"
-        client.execute("snapshot-load", {"name": "s"})
+        client.execute("snapshot-load", {"name": "s", "keep": False})

@@ -124,13 +124,13 @@ def test_a_load_that_fails_on_the_second_disk_is_said_to_be_half_until_the_next_
     taken(vm, "a", 1)
     set_disks(vm, 2)
     with failing_qemu_img(vm, "-a", vm.disks[1]):
-        done = vm.cli("load", vm.name, "a", check=False)
+        done = vm.cli("load", "--discard", vm.name, "a", check=False)
         assert (done.returncode, "half way" in done.stderr) == (1, True)
         assert "virtio0 at a, virtio1 not" in done.stderr
     assert contents(vm) == [1, 2]
     refused = vm.cli("create", vm.name, "b", check=False)
     assert (refused.returncode, "half way" in refused.stderr) == (4, True)
-    vm.cli("load", vm.name, "a")
+    vm.cli("load", "--discard", vm.name, "a")
     assert contents(vm) == [1, 1]
     vm.cli("create", vm.name, "b")
 

@@ -73,7 +73,7 @@ def assert_whole(vm: TestVM, operation: str, happened: bool) -> None:
     assert [len(table) for table in tables(vm)] == [len(snapshots)] * 2
     assert current(vm) == now
     for name, pattern in snapshots.items():
-        vm.cli("load", vm.name, name)
+        vm.cli("load", "--discard", vm.name, name)
         assert contents(vm) == [pattern, pattern]
     assert_images_whole(vm)
 
@@ -91,7 +91,7 @@ def test_the_next_command_makes_whole_what_a_killed_one_left(
 ) -> None:
     vm = vm_factory()
     killed(vm, operation, point)
-    vm.cli("load", vm.name, "nothing-of-that-name", check=False)  # even one that fails
+    vm.cli("load", "--discard", vm.name, "nothing-of-that-name", check=False)  # even one that fails
     assert_whole(vm, operation, happened)
 
 
@@ -118,7 +118,7 @@ def test_a_vm_whose_half_loaded_disks_somebody_started_does_not_run_on(vm_factor
     with attached(vm, bare(vm)), vm.qmp() as client:
         assert ("load-incomplete", None) in reasons(vm)
         assert client.execute("query-status")["status"] == "paused"
-    vm.cli("load", vm.name, "b")
+    vm.cli("load", "--discard", vm.name, "b")
     assert contents(vm) == [2, 2]
     with under_care(vm, bare(vm)):
         assert reasons(vm) == []

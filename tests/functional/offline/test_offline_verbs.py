@@ -49,14 +49,14 @@ def test_disks_go_back_and_forth_and_the_lineage_with_them(vm_factory: VMFactory
     b = taken(vm, "b", 2)
     assert (b["parent_id"], b["memory"], b["pause_ms"]) == (a["id"], "none", 0)
     set_disks(vm, 3)
-    done = vm.cli_json("load", vm.name, "a")
+    done = vm.cli_json("load", "--discard", vm.name, "a")
     assert (done["name"], done["ram_loaded"], done["current"]) == ("a", False, True)
     assert contents(vm) == [1, 1]
     c = taken(vm, "c", 4)
     assert c["parent_id"] == a["id"]
-    vm.cli("load", vm.name, "--id", b["id"][:8])
+    vm.cli("load", "--discard", vm.name, "--id", b["id"][:8])
     assert contents(vm) == [2, 2]
-    vm.cli("load", vm.name, "c")
+    vm.cli("load", "--discard", vm.name, "c")
     assert contents(vm) == [4, 4]
     assert current(vm) == "c"
     assert [entry["action"] for entry in vm.cli_json("log", vm.name)] == [
@@ -87,14 +87,14 @@ def test_a_snapshot_with_ram_gives_a_stopped_vm_its_disks_and_a_running_one_all(
         write(client, 1)
         client.execute("snapshot-create", {"name": "warm"})
         write(client, 2)
-    done = vm.cli("load", vm.name, "warm")
+    done = vm.cli("load", "--discard", vm.name, "warm")
     assert "RAM is not loaded" in done.stdout
     assert f"snaptree load {vm.name} warm" in done.stdout
     assert contents(vm) == [1, 1]
     assert current(vm) == "warm"
     with under_care(vm, bare(vm)), vm.qmp() as client:
         write(client, 3)
-        assert vm.cli_json("load", vm.name, "warm")["ram_loaded"] is True
+        assert vm.cli_json("load", "--discard", vm.name, "warm")["ram_loaded"] is True
         assert contents(vm, client) == [1, 1]
 
 
@@ -113,7 +113,7 @@ def test_a_snapshot_without_ram_is_not_loaded_while_the_vm_runs(vm_factory: VMFa
         client.execute("snapshot-create", {"name": "warm"})
         (cold, warm) = client.execute("query-snapshots")
         assert (warm["parent_id"], cold["consistent"]) == (cold["id"], True)
-    vm.cli("load", vm.name, "cold")
+    vm.cli("load", "--discard", vm.name, "cold")
     assert contents(vm) == [1, 1]
     with under_care(vm, bare(vm)):
         vm.cli("delete", vm.name, "cold")
@@ -124,7 +124,7 @@ def test_a_vm_starts_from_the_disks_that_were_loaded(vm_factory: VMFactory) -> N
     vm = stopped_vm(vm_factory())
     taken(vm, "a", 1)
     set_disks(vm, 2)
-    vm.cli("load", vm.name, "a")
+    vm.cli("load", "--discard", vm.name, "a")
     with under_care(vm, bare(vm)), vm.qmp() as client:
         assert contents(vm, client) == [1, 1]
         assert client.execute("query-current-snapshot")["name"] == "a"
@@ -142,7 +142,7 @@ def test_nothing_is_changed_while_one_image_is_in_use(vm_factory: VMFactory) -> 
                 assert str(vm.disks[1]) in refused(vm, *command)["message"]
             vm.cli("rename", vm.name, "a", "x")
             vm.cli("rename", vm.name, "x", "a")
-    vm.cli("load", vm.name, "a")
+    vm.cli("load", "--discard", vm.name, "a")
     assert contents(vm) == [1, 1]
 
 
@@ -187,8 +187,8 @@ def test_a_disk_that_was_resized_gets_its_old_size_only_with_consent(vm_factory:
     vm = stopped_vm(vm_factory())
     taken(vm, "a", 1)
     vm.tool("qemu-img", "resize", "-q", str(vm.disks[1]), "+64M")
-    assert codes(refused(vm, "load", vm.name, "a")) == [("resized", "virtio1")]
-    vm.cli("load", vm.name, "a", "--allow-resize")
+    assert codes(refused(vm, "load", "--discard", vm.name, "a")) == [("resized", "virtio1")]
+    vm.cli("load", "--discard", vm.name, "a", "--allow-resize")
     size = json.loads(vm.tool("qemu-img", "info", "--output=json", str(vm.disks[1])).stdout)["virtual-size"]
     assert size == 64 << 20
 
@@ -198,7 +198,7 @@ def test_names_and_unknown_snapshots_are_refused_as_on_a_running_vm(vm_factory: 
     taken(vm, "a", 1)
     assert refused(vm, "create", vm.name, "a")["code"] == "name-taken"
     assert refused(vm, "create", vm.name, "1", code=2)["code"] == "bad-name"
-    assert refused(vm, "load", vm.name, "b", code=3)["code"] == "no-such-snapshot"
+    assert refused(vm, "load", "--discard", vm.name, "b", code=3)["code"] == "no-such-snapshot"
     assert refused(vm, "delete", vm.name, "1", code=3)["code"] == "no-such-snapshot"
 
 
@@ -211,7 +211,7 @@ def test_a_path_with_commas_and_colons_is_still_the_path(vm_factory: VMFactory) 
         pass
     taken(vm, "a", 1)
     set_disks(vm, 2)
-    vm.cli("load", vm.name, "a")
+    vm.cli("load", "--discard", vm.name, "a")
     assert contents(vm) == [1, 1]
 
 
@@ -228,6 +228,6 @@ def test_qmp_clients_are_told_the_same(vm_factory: VMFactory) -> None:
     taken(vm, "cold", 1)
     with under_care(vm, bare(vm)), vm.qmp() as client:
         with pytest.raises(QMPError, match="disks only"):
-            client.execute("snapshot-load", {"name": "cold"})
+            client.execute("snapshot-load", {"name": "cold", "keep": False})
         (cold,) = client.execute("query-snapshots")
         assert cold["memory"] == "none"

@@ -25,7 +25,7 @@ def served(vm: TestVM, *options: str, argv: Sequence[str] | None = None, paused:
     vm.cli("run", "--detach", *options, vm.name, "--", *words)
     with QMPClient(own) as client:
         yield client
-        vm.cli("stop", vm.name)
+        vm.cli("stop", "--discard", vm.name)
 
 
 def answer(client: QMPClient, command: str, arguments: Mapping[str, Any] | None = None) -> tuple[str, Any]:

@@ -25,7 +25,7 @@ def test_every_change_is_told_with_name_id_and_duration_before_its_answer(vm_fac
             ("snapshot-create", {"name": "a"}, "SNAPSHOT_CREATED", ["a"]),
             ("snapshot-create", {"name": "b"}, "SNAPSHOT_CREATED", ["b"]),
             ("human-monitor-command", {"command-line": "savevm c"}, "SNAPSHOT_CREATED", ["c"]),
-            ("snapshot-load", {"name": "a"}, "SNAPSHOT_LOADED", ["a"]),
+            ("snapshot-load", {"name": "a", "keep": False}, "SNAPSHOT_LOADED", ["a"]),
             ("human-monitor-command", {"command-line": "loadvm tag=b"}, "SNAPSHOT_LOADED", ["b"]),
             ("snapshot-rename", {"name": "c", "new-name": "d"}, "SNAPSHOT_RENAMED", ["d"]),
             ("human-monitor-command", {"command-line": "delvm tag=d"}, "SNAPSHOT_DELETED", ["d"]),
@@ -41,7 +41,8 @@ def test_every_change_is_told_with_name_id_and_duration_before_its_answer(vm_fac
             told = ours(client)[before:]
             assert [(event, data["name"]) for event, data in told] == [(kind, name) for name in names]
             for _, data in told:
-                assert set(data) == {"name", "id", "duration_ms"}
+                more = {"kept", "not_kept"} if kind == "SNAPSHOT_LOADED" else set()
+                assert set(data) == {"name", "id", "duration_ms"} | more
                 assert data["id"] == ids[data["name"]]
                 assert data["duration_ms"] > 0
         watcher.execute("query-status")
@@ -56,7 +57,7 @@ def test_what_was_refused_is_no_event(vm_factory: VMFactory) -> None:
         for command, arguments in (
             ("snapshot-create", {"name": "a"}),
             ("snapshot-create", {"name": "7"}),
-            ("snapshot-load", {"name": "b"}),
+            ("snapshot-load", {"name": "b", "keep": False}),
             ("snapshot-delete", {"id": "00000000"}),
             ("snapshot-rename", {"name": "a", "new-name": "a b"}),
         ):
@@ -98,7 +99,7 @@ def test_a_load_that_fails_is_told_with_operation_and_error(vm_factory: VMFactor
             own.hmp("delvm " + next(iter(own.execute("query-block")))["inserted"]["image"]["snapshots"][0]["name"])
 
         with pytest.raises(QMPError):
-            with_meanwhile(client, "snapshot-load", {"name": "a"}, take_the_tag_away)
+            with_meanwhile(client, "snapshot-load", {"name": "a", "keep": False}, take_the_tag_away)
         watcher.execute("query-vm")
         (kind, data) = ours(watcher)[-1]
         assert (kind, data["name"], data["operation"]) == ("SNAPSHOT_FAILED", "a", "load")

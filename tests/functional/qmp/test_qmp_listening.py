@@ -31,7 +31,7 @@ def listening(vm: TestVM, *options: str) -> Iterator[list[int]]:
     done = vm.cli("run", "--detach", "--json", *options, vm.name, "--", *bare(vm))
     assert json.loads(done.stdout)["name"] == vm.name
     yield [int(port) for port in re.findall(r"tcp:[0-9.]+:([0-9]+)", done.stderr)]
-    vm.cli("stop", vm.name)
+    vm.cli("stop", "--discard", vm.name)
 
 
 def assert_refused(vm: TestVM, code: int, words: str, *options: str) -> None:

@@ -106,7 +106,7 @@ def test_after_a_repair_the_vm_runs_and_every_snapshot_loads(dev: AtRest) -> Non
     vm = dev.vm
     vm.run()
     for name in (PAGED, FULL, LAST):
-        vm.cli("load", "dev", name)
+        vm.cli("load", "--discard", "dev", name)
         vm.assert_guest_ok()
     vm.cli("stop", "dev")
 

@@ -103,7 +103,7 @@ def test_one_id_holds_on_all_devices_whatever_numbers_qemu_gives(vm_factory: VMF
         tag = f"s@{s['id']}^00000000-0000-0000-0000-000000000000"
         assert (disk_a[-1], disk_b[-1]) == (("4", tag), ("3", tag))
         write(client, 2)
-        client.execute("snapshot-load", {"id": s["id"]})
+        client.execute("snapshot-load", {"id": s["id"], "keep": False})
         assert contents(vm, client) == [1, 1]
 
 
@@ -138,7 +138,7 @@ def test_a_snapshot_that_one_disk_lacks_is_shown_as_such_and_not_loaded(vm_facto
             ("virtio1", False),
         ]
         assert "MISSING on virtio1" in client.hmp("info snapshots")
-        assert refused(vm, "load", vm.name, "s") == [("tag-missing", "virtio1")]
+        assert refused(vm, "load", "--discard", vm.name, "s") == [("tag-missing", "virtio1")]
         assert "does not hold the snapshot s" in client.hmp("loadvm tag=s")
         assert contents(vm, client) == [2, 2]
         assert run_state(client) == "running"
@@ -156,7 +156,7 @@ def test_a_disk_whose_snapshot_of_the_same_tag_is_of_another_moment_is_not_mixed
         vm.tool("qemu-img", "snapshot", option, tag, str(vm.disks[1]))
     with under_care(vm, bare(vm)), vm.qmp() as client:
         assert client.execute("query-snapshots")[0]["consistent"] is False
-        assert ("vm-clock", None) in refused(vm, "load", vm.name, "s")
+        assert ("vm-clock", None) in refused(vm, "load", "--discard", vm.name, "s")
         assert contents(vm, client) == [2, 2]
         assert run_state(client) == "running"
 

@@ -120,10 +120,10 @@ def test_a_bare_word_on_the_command_line_is_always_a_name(vm_factory: VMFactory)
         client.execute("snapshot-create", {"name": "s"})
         (s,) = client.execute("query-snapshots")
         for word in ("1", s["id"], s["id"][:8]):
-            assert vm.cli("load", vm.name, word, check=False).returncode == 3
+            assert vm.cli("load", "--discard", vm.name, word, check=False).returncode == 3
             assert vm.cli("delete", vm.name, word, check=False).returncode == 3
         assert client.execute("query-snapshots") == [s]
-        assert vm.cli("load", vm.name, "--id", s["id"][:8]).stdout.startswith("loaded s (")
+        assert vm.cli("load", "--discard", vm.name, "--id", s["id"][:8]).stdout.startswith("loaded s (")
 
 
 def test_qemus_own_forms_that_would_guess_are_refused_by_name(vm_factory: VMFactory) -> None:

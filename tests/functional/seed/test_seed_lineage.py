@@ -43,7 +43,7 @@ def test_qemu_alone_tells_neither_what_a_snapshot_descends_from_nor_what_is_curr
 
 def test_e_descends_from_b_whatever_ids_and_dates_say(vm_factory: VMFactory) -> None:
     vm = vm_factory()
-    with under_care(vm, bare(vm)), vm.qmp() as client:
+    with under_care(vm, bare(vm), memory="full"), vm.qmp() as client:
         type_session(client, "loadvm tag=")
         found = {snapshot["name"]: snapshot for snapshot in client.execute("query-snapshots")}
         assert {name: snapshot["parent_name"] for name, snapshot in found.items()} == {
@@ -57,7 +57,7 @@ def test_e_descends_from_b_whatever_ids_and_dates_say(vm_factory: VMFactory) -> 
         assert found["e"]["parent_id"] == found["c"]["parent_id"] == found["b"]["id"]
         assert all(older["created"] < newer["created"] for older, newer in pairwise(found.values()))
         assert found["e"]["vm_clock"] >= found["b"]["vm_clock"]
-        client.execute("snapshot-load", {"name": "e"})
+        client.execute("snapshot-load", {"name": "e", "keep": False})
         assert contents(vm, client) == [2, 2]
 
 
@@ -85,17 +85,17 @@ def assert_lineage(vm: TestVM) -> None:
 
 def test_current_and_history_are_known_also_when_the_vm_is_stopped_and_runs_again(vm_factory: VMFactory) -> None:
     vm = vm_factory()
-    with under_care(vm, bare(vm)), vm.qmp() as client:
+    with under_care(vm, bare(vm), memory="full"), vm.qmp() as client:
         type_session(client, "loadvm tag=")
         assert_lineage(vm)
     assert_lineage(vm)
-    with under_care(vm, bare(vm)):
+    with under_care(vm, bare(vm), memory="full"):
         assert_lineage(vm)
 
 
 def test_current_is_what_was_created_or_loaded_last(vm_factory: VMFactory) -> None:
     vm = vm_factory()
-    with under_care(vm, bare(vm)), vm.qmp() as client:
+    with under_care(vm, bare(vm), memory="full"), vm.qmp() as client:
         current = client.execute("query-current-snapshot")
         assert current == {"known": True, "name": "", "id": None, "why": ""}
         for line, now in [("savevm a", "a"), ("savevm b", "b"), ("loadvm tag=a", "a"), ("loadvm tag=b", "b")]:
@@ -105,7 +105,7 @@ def test_current_is_what_was_created_or_loaded_last(vm_factory: VMFactory) -> No
 
 def test_the_monitor_shows_parent_and_current(vm_factory: VMFactory) -> None:
     vm = vm_factory()
-    with under_care(vm, bare(vm)), vm.qmp() as client:
+    with under_care(vm, bare(vm), memory="full"), vm.qmp() as client:
         type_session(client, "loadvm tag=")
         head, *rows = client.hmp("info snapshots").split("\r\n")[1:-1]
         tag, id, parent = head.index("TAG"), head.index("ID"), head.index("PARENT")

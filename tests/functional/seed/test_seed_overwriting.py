@@ -70,7 +70,7 @@ def test_a_name_is_free_again_once_its_snapshot_is_deleted_or_renamed(vm_factory
             if pattern == 2:
                 client.execute("snapshot-delete", {"name": "test1"})
         assert len(set(ids)) == 3
-        client.execute("snapshot-load", {"name": "older"})
+        client.execute("snapshot-load", {"name": "older", "keep": False})
         assert contents(vm, client) == [1, 1]
-        client.execute("snapshot-load", {"name": "test1"})
+        client.execute("snapshot-load", {"name": "test1", "keep": False})
         assert contents(vm, client) == [3, 3]

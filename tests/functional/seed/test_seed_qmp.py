@@ -36,7 +36,7 @@ def test_qemu_alone_has_none_of_these_commands(vm_factory: VMFactory) -> None:
 
 def test_the_commands_of_the_page_are_answered_as_on_the_page(vm_factory: VMFactory) -> None:
     vm = vm_factory()
-    with under_care(vm, bare(vm)), vm.qmp() as client:
+    with under_care(vm, bare(vm), memory="full"), vm.qmp() as client:
         assert say(client, '{"execute": "query-snapshot-status"}') == {"return": True}
         assert say(client, '{"execute": "query-snapshots"}') == {"return": []}
         write(client, 1)
@@ -78,7 +78,7 @@ def test_the_second_form_of_the_page_is_a_tree_of_children(vm_factory: VMFactory
     with under_care(vm, bare(vm)), vm.qmp() as client:
         client.execute("snapshot-create", {"name": "vm_before_upgrade"})
         client.execute("snapshot-create", {"name": "vm_before_upgrade-2"})
-        client.execute("snapshot-load", {"name": "vm_before_upgrade"})
+        client.execute("snapshot-load", {"name": "vm_before_upgrade", "keep": False})
         client.execute("snapshot-create", {"name": "random-backup"})
         (root,) = say(client, '{"execute": "query-snapshots", "arguments": {"tree": true}}')["return"]
         flat = client.execute("query-snapshots")

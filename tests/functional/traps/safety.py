@@ -86,10 +86,13 @@ def attached(vm: TestVM, argv: list[str]) -> Iterator[QMPClient]:
 
 
 @contextmanager
-def under_care(vm: TestVM, argv: list[str]) -> Iterator[QMPClient]:
-    """``snaptree run`` a command line, with a monitor of the user's own, which is yielded; stop the VM afterwards."""
+def under_care(vm: TestVM, argv: list[str], *, memory: str = "auto") -> Iterator[QMPClient]:
+    """``snaptree run`` a command line, with a monitor of the user's own, which is yielded; stop the VM afterwards.
+
+    :param memory: in full a load without a word keeps nothing of what was before.
+    """
     path = vm.root / f"own-{next(_numbers)}.sock"
-    vm.cli("run", "--detach", vm.name, "--", *argv, "-qmp", f"unix:{path},server=on,wait=off")
+    vm.cli("run", "--detach", "--memory", memory, vm.name, "--", *argv, "-qmp", f"unix:{path},server=on,wait=off")
     with QMPClient(path) as own:
         yield own
         vm.cli("stop", "--discard", vm.name)
@@ -207,7 +210,7 @@ def assert_can(vm: TestVM, name: str) -> dict[str, Any]:
         before = run_state(client)
         assert client.execute("query-snapshot-status", {"reasons": True})["reasons"] == []
         client.execute("snapshot-create", {"name": name})
-        client.execute("snapshot-load", {"name": name})
+        client.execute("snapshot-load", {"name": name, "keep": False})
         found = client.execute("query-snapshot", {"name": name})
         assert found["consistent"], found
         assert found["current"], found

@@ -81,7 +81,10 @@ def test_a_load_of_a_part_of_the_disks_cannot_be_asked_for(vm_factory: VMFactory
         assert "snapshot-load" in refusal(client, "snapshot-load", part)["remedy"]
         assert "snapshot-create" in refusal(client, "snapshot-save", part)["remedy"]
         assert "snapshot-delete" in refusal(client, "snapshot-delete", {**part, "tag": tag})["remedy"]
-        assert "unexpected" in refusal(client, "snapshot-load", {"name": "s", "devices": ["disk-a"]})["desc"]
+        assert (
+            "unexpected"
+            in refusal(client, "snapshot-load", {"name": "s", "devices": ["disk-a"], "keep": False})["desc"]
+        )
         assert entries(client) == before
 
 
@@ -92,14 +95,14 @@ def test_a_load_is_refused_while_a_disk_is_gone_or_new_or_read_only(vm_factory: 
     with attached(vm, bare(vm, *node("loose", extra))) as monitor:
         assert [device["device"] for device in assert_can(vm, "three")["devices"]] == ["virtio0", "virtio1", "loose"]
         monitor.execute("blockdev-del", {"node-name": "loose"})
-        assert refused(vm, "load", vm.name, "three") == [("device-gone", "loose")]
+        assert refused(vm, "load", "--discard", vm.name, "three") == [("device-gone", "loose")]
         monitor.execute("blockdev-add", {**add, "read-only": True})
-        assert refused(vm, "load", vm.name, "three") == [("device-gone", "loose")]
+        assert refused(vm, "load", "--discard", vm.name, "three") == [("device-gone", "loose")]
         monitor.execute("blockdev-del", {"node-name": "loose"})
         assert_can(vm, "two")
         monitor.execute("blockdev-add", add)
-        assert refused(vm, "load", vm.name, "two") == [("device-new", "loose")]
-        vm.cli("load", vm.name, "three")
+        assert refused(vm, "load", "--discard", vm.name, "two") == [("device-new", "loose")]
+        vm.cli("load", "--discard", vm.name, "three")
 
 
 def test_qemu_alone_puts_ram_into_the_uefi_variables_and_cannot_load_it_from_elsewhere(vm_factory: VMFactory) -> None:
@@ -165,9 +168,9 @@ def test_nothing_is_saved_or_loaded_while_a_backup_runs(vm_factory: VMFactory) -
         backup = {"job-id": "copy", "device": "disk-a", "target": "target", "sync": "none"}
         monitor.execute("blockdev-backup", backup)
         assert refused(vm, "create", vm.name, "under") == [("block-job", None)]
-        assert ("block-job", None) in refused(vm, "load", vm.name, "before")
+        assert ("block-job", None) in refused(vm, "load", "--discard", vm.name, "before")
         end_job(monitor, {"device": "copy"})
-        vm.cli("load", vm.name, "before")
+        vm.cli("load", "--discard", vm.name, "before")
         assert_can(vm, "after")
 
 
@@ -178,9 +181,9 @@ def test_nothing_is_saved_or_loaded_while_a_mirror_runs(vm_factory: VMFactory) -
         which = mirror(vm, monitor)
         # Its target is a writable disk as well, which the snapshot doesn't know.
         assert refused(vm, "create", vm.name, "under") == [("block-job", None)]
-        assert refused(vm, "load", vm.name, "before") == [("block-job", None), ("device-new", "target")]
+        assert refused(vm, "load", "--discard", vm.name, "before") == [("block-job", None), ("device-new", "target")]
         end_job(monitor, which)
-        vm.cli("load", vm.name, "before")
+        vm.cli("load", "--discard", vm.name, "before")
         assert_can(vm, "after")
 
 
@@ -245,12 +248,12 @@ def test_qemu_alone_shrinks_a_grown_disk_without_a_word_and_ours_asks_first(vm_f
     with under_care(vm, bare(vm)) as own:
         assert_can(vm, "small")
         own.execute("block_resize", {"device": "virtio1", "size": 96 * MIB})
-        assert refused(vm, "load", vm.name, "small") == [("resized", "virtio1")]
+        assert refused(vm, "load", "--discard", vm.name, "small") == [("resized", "virtio1")]
         assert_can(vm, "large")
-        vm.cli("load", vm.name, "small", "--allow-resize")
+        vm.cli("load", "--discard", vm.name, "small", "--allow-resize")
         assert virtual_sizes(own) == [64 * MIB, 64 * MIB]
-        assert refused(vm, "load", vm.name, "large") == [("resized", "virtio1")]
-        vm.cli("load", vm.name, "large", "--allow-resize")
+        assert refused(vm, "load", "--discard", vm.name, "large") == [("resized", "virtio1")]
+        vm.cli("load", "--discard", vm.name, "large", "--allow-resize")
         assert virtual_sizes(own) == [64 * MIB, 96 * MIB]
 
 
@@ -266,8 +269,8 @@ def test_a_snapshot_below_an_overlay_is_found_and_works_again_after_a_commit(vm_
         monitor.execute("blockdev-snapshot-sync", overlay)
         assert "does not exist" in monitor.hmp("loadvm s")  # QEMU alone knows nothing of it any more
         monitor.execute("cont")
-        assert refused(vm, "load", vm.name, "s") == [("overlay", "virtio0")]
-        message = vm.cli("load", vm.name, "s", check=False).stderr
+        assert refused(vm, "load", "--discard", vm.name, "s") == [("overlay", "virtio0")]
+        message = vm.cli("load", "--discard", vm.name, "s", check=False).stderr
         assert str(vm.disks[0]) in message
         assert "block-commit" in message
         (found,) = vm.cli_json("list", vm.name)
@@ -280,7 +283,7 @@ def test_a_snapshot_below_an_overlay_is_found_and_works_again_after_a_commit(vm_
         monitor.wait_event("BLOCK_JOB_READY", since)
         monitor.execute("block-job-complete", {"device": "commit"})
         monitor.wait_event("BLOCK_JOB_COMPLETED", since)
-        vm.cli("load", vm.name, "s")
+        vm.cli("load", "--discard", vm.name, "s")
         (found,) = vm.cli_json("list", vm.name)
         assert found["consistent"]
         assert found["current"]

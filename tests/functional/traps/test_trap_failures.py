@@ -86,7 +86,7 @@ def test_a_create_that_qemu_fails_leaves_nothing_behind_and_takes_nothing_with_i
         assert "failed" in client.execute("query-snapshot-history")[-1]["result"]
         late = assert_can(vm, "late")
         assert late["parent_name"] == "good"
-        client.execute("snapshot-load", {"name": "good"})
+        client.execute("snapshot-load", {"name": "good", "keep": False})
 
 
 def test_a_load_that_qemu_fails_leaves_its_vm_stopped_and_ours_running(vm_factory: VMFactory) -> None:
@@ -100,20 +100,20 @@ def test_a_load_that_qemu_fails_leaves_its_vm_stopped_and_ours_running(vm_factor
 
         assert run_state(client) == "running"
         since = len(client.events)
-        assert vm.cli("load", vm.name, "typo", check=False).returncode == 3
+        assert vm.cli("load", "--discard", vm.name, "typo", check=False).returncode == 3
         assert run_state(client) == "running"
         assert client.events[since:] == []
 
         for disk in ("virtio0", "virtio1"):
             own.hmp(f'qemu-io {disk} "write -q -P 7 0 64k"')
         with no_room_behind(client.execute("query-vm")["qemu_pid"], 0):
-            failed = vm.cli("load", vm.name, "s", check=False)
+            failed = vm.cli("load", "--discard", vm.name, "s", check=False)
         assert failed.returncode == 1, failed
         assert "No disk was changed" in failed.stderr
         assert run_state(client) == "running"
         assert client.execute("query-jobs") == []
         assert entries(own) == before
-        client.execute("snapshot-load", {"name": "s"})
+        client.execute("snapshot-load", {"name": "s", "keep": False})
 
 
 def test_a_load_that_fails_half_way_leaves_the_vm_paused_until_a_load_is_whole(vm_factory: VMFactory) -> None:
@@ -127,7 +127,10 @@ def test_a_load_that_fails_half_way_leaves_the_vm_paused_until_a_load_is_whole(v
         bitmap = {"node": "disk-b", "name": "late"}
         with pytest.raises(QMPError, match="dirty bitmaps") as failed:
             with_meanwhile(
-                client, "snapshot-load", {"name": "s"}, lambda: own.execute("block-dirty-bitmap-add", bitmap)
+                client,
+                "snapshot-load",
+                {"name": "s", "keep": False},
+                lambda: own.execute("block-dirty-bitmap-add", bitmap),
             )
         assert failed.value.reply["error"]["code"] == "load-incomplete"
         assert own.execute("query-jobs") == []
@@ -142,7 +145,7 @@ def test_a_load_that_fails_half_way_leaves_the_vm_paused_until_a_load_is_whole(v
 
         own.execute("block-dirty-bitmap-remove", bitmap)
         since = vm.serial_end()
-        with_meanwhile(client, "snapshot-load", {"name": "s"}, nothing)
+        with_meanwhile(client, "snapshot-load", {"name": "s", "keep": False}, nothing)
         assert vm.cli_json("status", vm.name)["reasons"] == []
         assert run_state(own) == "paused"
         client.execute("cont")

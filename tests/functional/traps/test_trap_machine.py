@@ -75,9 +75,9 @@ def test_a_load_into_another_machine_is_refused_whatever_differs_and_works_in_th
         assert_can(vm, "s")
     for what, code in CHANGES.items():
         with under_care(vm, changed(vm, what)):
-            assert refused(vm, "load", vm.name, "s") == [(code, None)], what
+            assert refused(vm, "load", "--discard", vm.name, "s") == [(code, None)], what
     with under_care(vm, bare(vm, *RNG, disks="blockdev")) as own:
-        vm.cli("load", vm.name, "s")
+        vm.cli("load", "--discard", vm.name, "s")
         assert run_state(own) == "running"
 
 
@@ -106,7 +106,7 @@ def test_a_disk_with_a_dirty_bitmap_is_refused_until_the_bitmap_is_gone(vm_facto
         bitmap = {"node": "disk-b", "name": "backup"}
         monitor.execute("block-dirty-bitmap-add", bitmap)
         assert refused(vm, "create", vm.name, "with") == [("bitmap", "virtio-b")]
-        assert refused(vm, "load", vm.name, "before") == [("bitmap", "virtio-b")]
+        assert refused(vm, "load", "--discard", vm.name, "before") == [("bitmap", "virtio-b")]
         monitor.execute("block-dirty-bitmap-remove", bitmap)
-        vm.cli("load", vm.name, "before")
+        vm.cli("load", "--discard", vm.name, "before")
         assert_can(vm, "after")

@@ -80,7 +80,7 @@ def test_a_foreign_snapshot_is_shown_where_it_is_asked_for_and_never_raw(vm_fact
             assert "part" in text
             assert printed(text), text
         # They are nobody's to load or delete here.
-        assert vm.cli("load", vm.name, "part", check=False).returncode == 3
+        assert vm.cli("load", "--discard", vm.name, "part", check=False).returncode == 3
         assert vm.cli("delete", vm.name, "part", check=False).returncode == 3
         assert len(entries(monitor)["disk-a"]) == len(WICKED) + 3
     stopped = vm.cli_json("list", vm.name, "--foreign")
@@ -105,7 +105,7 @@ def test_a_foreign_snapshot_of_our_name_or_in_our_form_is_not_ours_and_ours_is_u
         ]
         vm.wait_state_after(vm.states()[-1].ram + 2)
         since = vm.serial_end()
-        vm.cli("load", vm.name, "same")
+        vm.cli("load", "--discard", vm.name, "same")
         vm.wait_states(2, since)
         vm.assert_guest_ok()
         vm.cli("delete", vm.name, "same")
@@ -132,8 +132,8 @@ def test_a_snapshot_that_somebody_deleted_is_not_whole_and_can_only_be_deleted(v
         listed = {found["name"]: found for found in vm.cli_json("list", vm.name)}
         assert (listed["kept"]["consistent"], listed["lost"]["consistent"]) == (True, False)
         assert [device["device"] for device in listed["lost"]["devices"] if not device["present"]] == gone
-    assert refused(vm, "load", vm.name, "lost") == [("tag-missing", device) for device in gone]
-    vm.cli("load", vm.name, "kept")
+    assert refused(vm, "load", "--discard", vm.name, "lost") == [("tag-missing", device) for device in gone]
+    vm.cli("load", "--discard", vm.name, "kept")
     vm.cli("delete", vm.name, "lost")
     with vm.qmp() as client:
         assert {tag for found in entries(client).values() for _, tag in found} == {kept["tag"]}
@@ -153,13 +153,13 @@ def test_a_tag_that_is_there_twice_or_of_another_moment_is_refused_and_deleted_w
         assert run_job(monitor, "snapshot-delete", tag=tags["torn"], devices=["disk-b"]) == ""
         monitor.execute("blockdev-snapshot-internal-sync", {"device": "disk-b", "name": tags["torn"]})
 
-        assert refused(vm, "load", vm.name, "twice") == [("tag-twice", "virtio-b"), ("vm-clock", None)]
-        assert refused(vm, "load", vm.name, "torn") == [("vm-clock", None)]
+        assert refused(vm, "load", "--discard", vm.name, "twice") == [("tag-twice", "virtio-b"), ("vm-clock", None)]
+        assert refused(vm, "load", "--discard", vm.name, "torn") == [("vm-clock", None)]
         assert [found["consistent"] for found in client.execute("query-snapshots")] == [True, False, False]
         for name in ("twice", "torn"):
             vm.cli("delete", vm.name, name)
         assert {tag for found in entries(client).values() for _, tag in found} == {tags["kept"]}
-        vm.cli("load", vm.name, "kept")
+        vm.cli("load", "--discard", vm.name, "kept")
 
 
 def test_no_parent_is_guessed_after_another_monitor_loaded_something(vm_factory: VMFactory) -> None:

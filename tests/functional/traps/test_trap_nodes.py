@@ -25,7 +25,7 @@ def test_a_generated_node_name_may_be_another_at_every_start(vm_factory: VMFacto
         first = [device["node"] for device in assert_can(vm, "s")["devices"]]
     # Another drive before them takes their numbers away.
     with under_care(vm, bare(vm, "-drive", "if=none,id=before,driver=null-co,read-only=on", *two(vm), disks="none")):
-        vm.cli("load", vm.name, "s")
+        vm.cli("load", "--discard", vm.name, "s")
         second = [device["node"] for device in assert_can(vm, "t")["devices"]]
     assert all(name.startswith("#block") for name in (*first, *second))
     assert not set(first) & set(second)
@@ -143,7 +143,7 @@ def test_a_writable_medium_in_a_removable_drive_belongs_to_the_snapshot(vm_facto
     with attached(vm, bare(vm, "-drive", f"if=floppy,id=floppy,format=qcow2,file={medium}")) as monitor:
         assert len(assert_can(vm, "in")["devices"]) == 3
         monitor.execute("eject", {"device": "floppy", "force": True})
-        assert refused(vm, "load", vm.name, "in") == [("device-gone", "floppy")]
+        assert refused(vm, "load", "--discard", vm.name, "in") == [("device-gone", "floppy")]
         assert len(assert_can(vm, "out")["devices"]) == 2
 
 

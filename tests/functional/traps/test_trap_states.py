@@ -73,7 +73,7 @@ def test_a_capability_that_breaks_snapshots_is_refused_until_it_is_off(vm_factor
         for capability in harmful:
             turn(monitor, capability, on=True)
             assert refused(vm, "create", vm.name, "t") == [("capability", None)], capability
-            assert refused(vm, "load", vm.name, "s") == [("capability", None)], capability
+            assert refused(vm, "load", "--discard", vm.name, "s") == [("capability", None)], capability
             turn(monitor, capability, on=False)
         assert_can(vm, "t")
 
@@ -84,17 +84,17 @@ def test_a_vm_that_was_migrated_away_or_waits_for_a_migration_is_refused_by_its_
         assert_can(vm, "s")
         origin = migrate_to_file(vm, own)
         assert refused(vm, "create", vm.name, "t") == RUN_STATE
-        assert refused(vm, "load", vm.name, "s") == RUN_STATE
+        assert refused(vm, "load", "--discard", vm.name, "s") == RUN_STATE
         assert "is writable but does not support snapshots" in own.hmp("savevm t")  # what QEMU says of it
     with under_care(vm, bare(vm, "-incoming", "defer")) as own:
         assert run_state(own) == "inmigrate"
         assert refused(vm, "create", vm.name, "t") == RUN_STATE
-        assert refused(vm, "load", vm.name, "s") == RUN_STATE
+        assert refused(vm, "load", "--discard", vm.name, "s") == RUN_STATE
         assert "is writable but does not support snapshots" in own.hmp("savevm t")
         own.execute("migrate-incoming", {"uri": origin})
         wait_run_state(own, "running")
         assert_can(vm, "t")
-        vm.cli("load", vm.name, "s")
+        vm.cli("load", "--discard", vm.name, "s")
         migrate_to_file(vm, own)
         own.execute("cont")
         assert_can(vm, "u")
@@ -109,10 +109,10 @@ def test_a_migration_under_way_is_refused_until_it_is_cancelled(vm_factory: VMFa
         monitor.execute("migrate", {"uri": f"unix:{vm.root}/nobody.sock"})
         wait_until(lambda: monitor.execute("query-migrate").get("status") == "active", "the migration to be active")
         assert refused(vm, "create", vm.name, "t") == [("migration", None)]
-        assert refused(vm, "load", vm.name, "s") == [("migration", None)]
+        assert refused(vm, "load", "--discard", vm.name, "s") == [("migration", None)]
         monitor.execute("migrate_cancel")
         wait_until(lambda: monitor.execute("query-migrate")["status"] == "cancelled", "the migration to be cancelled")
-        vm.cli("load", vm.name, "s")
+        vm.cli("load", "--discard", vm.name, "s")
         assert_can(vm, "t")
 
 
@@ -134,7 +134,7 @@ def test_a_vm_that_has_shut_down_takes_no_snapshot_and_runs_again_after_a_load(v
         assert_can(vm, "s")
         shut_down(own)
         assert refused(vm, "create", vm.name, "t") == RUN_STATE
-        vm.cli("load", vm.name, "s")
+        vm.cli("load", "--discard", vm.name, "s")
         own.execute("cont")
         assert run_state(own) == "running"
         assert_can(vm, "t")
@@ -154,7 +154,7 @@ def test_a_guest_that_panicked_can_be_saved_and_goes_back_to_before_the_panic(vm
             client.wait_event("GUEST_PANICKED", since)
             wait_run_state(own, "guest-panicked")
             assert_can(vm, attempt)
-            client.execute("snapshot-load", {"name": "before"})
+            client.execute("snapshot-load", {"name": "before", "keep": False})
             assert not client.execute("query-status")["running"]
 
 

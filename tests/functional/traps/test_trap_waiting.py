@@ -76,7 +76,7 @@ def test_a_job_that_somebody_left_does_not_matter_and_stays_theirs(vm_factory: V
         monitor.execute("snapshot-delete", job)
         monitor.wait_event("JOB_STATUS_CHANGE", since, id="theirs", status="concluded")
         client.execute("snapshot-create", {"name": "s"})
-        client.execute("snapshot-load", {"name": "s"})
+        client.execute("snapshot-load", {"name": "s", "keep": False})
         client.execute("snapshot-delete", {"name": "s"})
         assert [left["id"] for left in monitor.execute("query-jobs")] == ["theirs"]
 
@@ -87,7 +87,7 @@ def test_a_new_supervisor_takes_up_the_job_of_a_dead_one_and_dismisses_it(vm_fac
     with under_care(vm, bare(vm)) as own:
         vm.cli("create", vm.name, "s")
         vm.cli("create", vm.name, "t")
-        assert vm.cli("load", vm.name, "s", check=False).returncode == 1
+        assert vm.cli("load", "--discard", vm.name, "s", check=False).returncode == 1
         assert [job["status"] for job in own.execute("query-jobs")] == ["concluded"]
         assert run_state(own) == "paused"
         del vm.env["SNAPTREE_TRACE"]
@@ -111,7 +111,7 @@ def test_a_create_fails_whole_when_another_monitor_continues_the_vm_in_its_pause
         with_meanwhile(client, "snapshot-create", {"name": "s"}, nothing)
         vm.wait_state_after(vm.states()[-1].ram + 2)
         since = vm.serial_end()
-        client.execute("snapshot-load", {"name": "s"})
+        client.execute("snapshot-load", {"name": "s", "keep": False})
         vm.wait_states(2, since)
         vm.assert_guest_ok()
 
@@ -124,7 +124,10 @@ def test_a_save_by_another_monitor_in_our_pause_harms_neither(vm_factory: VMFact
         with_meanwhile(client, "snapshot-create", {"name": "ours"}, lambda: own.hmp("savevm theirs"))
         found = client.execute("query-snapshots", {"foreign": True})
         assert {(s["name"], s["consistent"]) for s in found} == {("ours", True), ("theirs", True)}
-        for load in (lambda: client.execute("snapshot-load", {"name": "ours"}), lambda: own.hmp("loadvm theirs")):
+        for load in (
+            lambda: client.execute("snapshot-load", {"name": "ours", "keep": False}),
+            lambda: own.hmp("loadvm theirs"),
+        ):
             vm.wait_state_after(vm.states()[-1].ram + 2)
             since = vm.serial_end()
             assert not load()
@@ -146,7 +149,7 @@ def test_a_load_is_whole_when_another_monitor_continues_the_vm_in_its_pause(vm_f
         def run_a_while() -> None:
             vm.wait_states(3, vm.serial_end())  # QEMU has continued the VM, and the guest writes to its disks again
 
-        assert with_meanwhile(client, "snapshot-load", {"name": "s"}, go_on, run_a_while) == {}
+        assert with_meanwhile(client, "snapshot-load", {"name": "s", "keep": False}, go_on, run_a_while) == {}
         assert run_state(own) == "running"
         assert client.execute("query-current-snapshot")["name"] == "s"
         assert client.execute("query-snapshot-status", {"reasons": True})["reasons"] == []
