@@ -1,6 +1,9 @@
-"""How long an example of hypothesis takes is no matter of these tests.  Not for: fixtures."""
+"""How many examples hypothesis tries, and that their time is no matter.  Not for: fixtures."""
+
+import os
 
 from hypothesis import settings
 
-settings.register_profile("snaptree", deadline=None)
-settings.load_profile("snaptree")
+settings.register_profile("quick", deadline=None, max_examples=25)
+settings.register_profile("thorough", deadline=None, max_examples=100)
+settings.load_profile("thorough" if os.environ.get("CI") else "quick")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,8 +68,9 @@ def codes_in(path: Path) -> Iterator[str]:
                 yield from CODES_OF_ERRORS[relative]
 
 
-def codes() -> set[str]:
-    return {code for path in SOURCE.rglob("*.py") for code in codes_in(path)}
+@functools.cache
+def codes() -> frozenset[str]:
+    return frozenset({code for path in SOURCE.rglob("*.py") for code in codes_in(path)})
 
 
 def test_the_table_has_every_code_and_no_other() -> None:

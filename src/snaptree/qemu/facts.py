@@ -88,7 +88,7 @@ class Facts:
 
     @property
     def punching(self) -> tuple[str, ...]:
-        """The devices through which the guest gives RAM back to the host: it is zero then, and not marked as written."""
+        """The devices through which the guest gives RAM back: it is zero then, and not marked as written."""
         return tuple(device for device in self.machine.devices if _kind(device).startswith(_PUNCHING))
 
     @property
