@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TEST = re.compile(r"`((?:unit|functional|fuzz|conformance)/[\w/]+\.py)(?:::(\w+))?`")
+TEST = re.compile(r"`((?:unit|crash|functional|fuzz|conformance)/[\w/]+\.py)(?:::(\w+))?`")
 
 
 def document() -> str:
