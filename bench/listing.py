@@ -23,13 +23,13 @@ def measure() -> dict[str, Any]:
             took = client.timed("snapshot-create", name=f"s{number:04d}", description="one of many")
             (first if number < 10 else last).append(took)
             if number % 3 == 2:
-                client.execute("snapshot-load", name=f"s{number // 2:04d}")
+                client.execute("snapshot-load", name=f"s{number // 2:04d}", keep=False)
         client.close()
         found["first_ten_creates_ms"] = statistics.median(first)
         found["last_ten_creates_ms"] = statistics.median(last[-10:])
         for command in ("list", "tree"):
             found[f"{command}_ms"] = statistics.median(made.timed(command, "vm") for _ in range(ROUNDS))
-        made.snaptree("stop", "vm")
+        made.snaptree("stop", "--discard", "vm")
         for command in ("list", "tree"):
             found[f"{command}_stopped_ms"] = statistics.median(made.timed(command, "vm") for _ in range(ROUNDS))
     return found

@@ -43,7 +43,7 @@ def _pages(gib: int, *, busy: bool) -> dict[str, Any]:
             creates.append(entry["pause_ms"])
             duration.append(entry["duration_ms"])
             qemus.append(_qemu_alone(client, f"raw-{number}"))
-            loads.append(client.timed("snapshot-load", name=f"s-{number}"))
+            loads.append(client.timed("snapshot-load", name=f"s-{number}", keep=False))
             load_pauses.append(_last(client)["pause_ms"])
         pages = made.folder / "home" / "vms" / "vm" / "pages"
         store = sum(path.stat().st_blocks * 512 for path in pages.iterdir())

@@ -20,7 +20,7 @@ def measure() -> dict[str, Any]:
         for number in range(ROUNDS):
             name = f"s-{number}"
             times["create"].append(client.timed("snapshot-create", name=name))
-            times["load"].append(client.timed("snapshot-load", name=name))
+            times["load"].append(client.timed("snapshot-load", name=name, keep=False))
             client.execute("snapshot-delete", name=name)
             raw = f"raw-{number}"
             times["snapshot-save"].append(client.job("snapshot-save", tag=raw, vmstate="a", devices=NODES))

@@ -51,9 +51,9 @@ class Walk:
 
     def walk(self, steps: int) -> None:
         """Make so many steps, and look at everything at the end."""
-        kinds = ("create", "load", "delete", "rename", "work", "restart", "kill")
+        kinds = ("create", "load", "undo", "delete", "rename", "work", "restart", "kill")
         for number in range(steps):
-            (kind,) = self.random.choices(kinds, (30, 34, 9, 4, 16, 3, 4))
+            (kind,) = self.random.choices(kinds, (28, 30, 6, 9, 4, 16, 3, 4))
             try:
                 getattr(self, f"_{kind}")(number)
             except BaseException as error:
@@ -83,7 +83,7 @@ class Walk:
         runs = self.random.random() < 0.3
         if not runs:
             self.client.execute("stop")
-        self.client.execute("snapshot-load", {"name": known.name})
+        self.client.execute("snapshot-load", {"name": known.name, "keep": False})
         self.current = id
         if runs:
             self._work(number)
@@ -93,6 +93,22 @@ class Walk:
             known.digests = found  # it was taken while the guest ran; from now on it has to be the same
         wrong = ram.differing(known.digests, found)
         assert wrong == [], f"{len(wrong)} pages of {known.name} are not as they were: {wrong[:20]}"
+        self.client.execute("cont")
+
+    def _undo(self, number: int) -> None:
+        """Load anything, and undo that; what the load has kept gets a name, and stays."""
+        if not self.known:
+            return
+        self.client.execute("stop")
+        before = ram.digests(self._qemu())
+        self.client.execute("snapshot-load", {"name": self.random.choice(list(self.known.values())).name, "keep": True})
+        self.client.execute("snapshot-undo")
+        wrong = ram.differing(before, ram.digests(self._qemu()))
+        assert wrong == [], f"{len(wrong)} pages are not as they were before the load: {wrong[:20]}"
+        kept = self.client.execute("query-current-snapshot")["name"]
+        self.client.execute("snapshot-rename", {"name": kept, "new-name": f"u{number}"})
+        self.known[id := self._id(f"u{number}")] = Known(f"u{number}", self.current, before)
+        self.current = id
         self.client.execute("cont")
 
     def _delete(self, number: int) -> None:
@@ -119,7 +135,7 @@ class Walk:
         self.vm.wait_states(self.random.randint(1, 3), since)
 
     def _restart(self, number: int) -> None:
-        self._end(self.vm.cli, "stop", self.vm.name)
+        self._end(self.vm.cli, "stop", "--discard", self.vm.name)
         self.vm.cli("run", "--detach", self.vm.name, "--", *self.run_args)
         self.client = self.vm.qmp()
 
@@ -153,4 +169,3 @@ class Walk:
     def _id(self, name: str) -> str:
         (id,) = (s["id"] for s in self.client.execute("query-snapshots") if s["name"] == name)
         return str(id)
-

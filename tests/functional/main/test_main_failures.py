@@ -148,7 +148,7 @@ def test_a_create_for_which_there_is_no_room_leaves_nothing_and_the_guest_runs_o
     # Such a write is an error then, and no signal.
     script.write_text('#!/bin/sh\ntrap "" XFSZ\nexec qemu-system-x86_64 "$@"\n')
     script.chmod(0o755)
-    vm.cli("run", "--detach", vm.name, "--", str(script), *vm.qemu_args()[1:])
+    vm.cli("run", "--detach", "--memory", "full", vm.name, "--", str(script), *vm.qemu_args()[1:])
     vm.wait_states(3)
     one = create(vm, "one")
     go_on(vm)

@@ -235,7 +235,7 @@ class Walk:
         self.current = new if self.current == old else self.current
 
     def restart(self) -> None:
-        self.vm.cli("stop", self.vm.name)
+        self.vm.cli("stop", "--discard", self.vm.name)
         self.vm.run()
 
     def step(self) -> None:
