@@ -90,7 +90,7 @@ def test_a_load_during_a_create_waits_and_then_loads(vm_factory: VMFactory) -> N
         with qemu_stands_still(client):
             creating = Started(vm, "create", vm.name, "two")
             wait_busy(client, "create")
-            loading = Started(vm, "load", vm.name, "one")
+            loading = Started(vm, "load", "--discard", vm.name, "one")
             wait_asked(vm, "snapshot-load", 1)
         assert [command.wait()[0] for command in (creating, loading)] == [0, 0]
         assert contents(vm, client) == [1, 1]
@@ -128,7 +128,7 @@ def test_stop_during_a_create_lets_it_end_first(vm_factory: VMFactory) -> None:
     with vm.qmp() as client, qemu_stands_still(client):
         creating = Started(vm, "create", vm.name, "s")
         wait_busy(client, "create")
-        stopping = Started(vm, "stop", vm.name)
+        stopping = Started(vm, "stop", "--discard", vm.name)
         wait_asked(vm, "snapshot-create", 1)
     assert [command.wait()[0] for command in (creating, stopping)] == [0, 0]
     (s,) = vm.cli_json("list", vm.name)
@@ -145,7 +145,8 @@ def test_ctrl_c_in_a_command_leaves_its_operation_whole_or_undone(vm_factory: VM
         client.execute("snapshot-create", {"name": "one"})
         write(client, 2)
         with qemu_stands_still(client):
-            interrupted = Started(vm, operation, vm.name, "two" if operation == "create" else "one")
+            words = ["--discard"] * (operation == "load")
+            interrupted = Started(vm, operation, *words, vm.name, "two" if operation == "create" else "one")
             wait_busy(client, operation)
             interrupted.send(signal.SIGINT)
             code, _, said = interrupted.wait()
