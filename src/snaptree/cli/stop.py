@@ -16,6 +16,9 @@ from .command import Command, Parser, add_json, add_vm
 from .source import connected, find_vm
 from .vms import vm
 
+QEMU_TIMEOUT_S = 5.0
+"""How long a QEMU that was asked to quit may take after its supervisor has ended."""
+
 
 def arguments(parser: Parser) -> None:
     """Add the arguments."""
@@ -55,13 +58,14 @@ def quit_vm(place: VMPlace, *, keep: bool = False) -> dict[str, Any]:
     with connected(place) as client:
         known = client.execute("query-vm", {})
         ended: dict[str, Any] = {}
-        ends = open_ends(pid for pid in (known["qemu_pid"], known["supervisor_pid"]) if pid)
+        ends = open_ends(pid for pid in (known["supervisor_pid"], known["qemu_pid"]) if pid)
         try:
             # QEMU may be gone before its answer is; what counts is seen below.
             with suppress(ProtocolError, QEMUGone):
                 ended = client.execute("vm-stop", {"keep": keep})
-            for end in ends:
-                wait_for(end)
+            for number, end in enumerate(ends):
+                # The supervisor ends after QEMU; where it died before, nobody makes QEMU quit.
+                wait_for(end, None if number == 0 else QEMU_TIMEOUT_S)
         finally:
             for end in ends:
                 os.close(end)
@@ -95,11 +99,11 @@ def open_ends(pids: Iterable[int]) -> list[int]:
     return ends
 
 
-def wait_for(end: int) -> None:
-    """Wait until the process of a descriptor has ended."""
+def wait_for(end: int, timeout_s: float | None = None) -> None:
+    """Wait until the process of a descriptor has ended, or the time is over."""
     poll = select.poll()
     poll.register(end, select.POLLIN)
-    poll.poll()
+    poll.poll(None if timeout_s is None else timeout_s * 1000)
 
 
 def require_gone(place: VMPlace, qemu_pid: int | None) -> None:
