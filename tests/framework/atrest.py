@@ -30,12 +30,12 @@ class AtRest:
         self.vm = vm = TestVM(qemu, "dev")
         vm.cli("run", "--detach", "--memory", "full", "dev", "--", *vm.qemu_args())
         vm.cli("create", "dev", FULL, "-m", "text")
-        vm.cli("stop", "dev")
+        vm.cli("stop", "--discard", "dev")
         vm.run()
-        vm.cli("load", "dev", FULL, check=False)
+        vm.cli("load", "--discard", "dev", FULL, check=False)
         vm.cli("create", "dev", PAGED)
         vm.cli("create", "dev", LAST)
-        vm.cli("stop", "dev")
+        vm.cli("stop", "--discard", "dev")
         self.a, self.b = vm.disks
         self.home = vm.home / "vms" / "dev"
         listed = vm.cli_json("list", "dev")

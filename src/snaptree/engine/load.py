@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NOTHING = Before(None)
+UNDISTURBED_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,21 +186,16 @@ async def _load_or_settle(
         else:
             # A crash of the host takes QEMU's RAM with it, so it need not be durable.
             await vm.disk(vm.catalog.set_step, "writing", plan.to_json(), durable=False)
-            # RAM first: while it loads, QEMU reads what a device has in RAM (virtio's rings).
-            await in_thread(ram.write)
-            trace.point("load.ram")
-            async with ignoring_shared(vm.session):
-                await _load_state(vm, plan)
+            await _load_pages(vm, plan, ram, pause)
     except QEMUGone:
         raise
     except (QEMUFailed, PageStoreError) as error:
         await failed(vm, plan, ram, pause, client=client, clock=clock, why=str(error))
     trace.point("load.reverted")
     if pause.continued():
-        # Another monitor continued the VM, QEMU did so too after the load, and the guest writes already.
         if vm.paged is not None and ram is not None:
             vm.paged.settle(None)
-        return
+        return  # another monitor continued the VM, QEMU did so too after the load, and the guest writes already
     try:
         if ram is not None:
             await in_thread(ram.settle, await generation_id(vm))
@@ -208,6 +204,35 @@ async def _load_or_settle(
         found = await asyncio.to_thread(states, plan)
         await mark_broken(vm, plan, found, client=client, clock=clock, why=str(error))
         raise HalfWay(vm, plan, str(error)) from error
+
+
+async def _load_pages(vm: VM, plan: Plan, ram: Putting, pause: Pause) -> None:
+    """Write RAM and let QEMU load; once more where another monitor continued the VM, as the guest then wrote too.
+
+    :raises QEMUFailed: where QEMU can't, or that happens again and again.
+    """
+    for _ in range(UNDISTURBED_TRIES):
+        # RAM first: while it loads, QEMU reads what a device has in RAM (virtio's rings).
+        await in_thread(ram.write)
+        trace.point("load.ram")
+        if not pause.continued():
+            try:
+                async with ignoring_shared(vm.session):
+                    await _load_state(vm, plan)
+            except QEMUGone:
+                raise
+            except QEMUFailed:
+                if not pause.continued():
+                    raise
+            if not pause.continued():
+                return
+            await dismiss(vm.session, plan.job_id)
+        await vm.session.execute("stop")
+        pause.resumed_before = vm.resumed
+    raise QEMUFailed(
+        "Another monitor of this QEMU continued the VM again and again while it was being loaded.",
+        "Do not use `cont` in another monitor meanwhile.",
+    )
 
 
 async def _load_state(vm: VM, plan: Plan) -> None:
@@ -319,7 +344,11 @@ async def failed(
     for device in facts.closed:
         # A `cont` with an image that QEMU has closed as corrupt aborts QEMU 7.2.
         found[device] = "closed"
-    if certainly_untouched(found) and not facts.nodes_error and (ram is None or await _put_back(ram)):
+    if (
+        certainly_untouched(found)
+        and not facts.nodes_error
+        and (ram is None or (not pause.continued() and await _put_back(ram)))
+    ):
         pause.stay = False
         raise QEMUFailed(why, "No disk was changed.")
     await mark_broken(vm, plan, found, client=client, clock=clock, why=why)

@@ -47,7 +47,8 @@ def killed(vm: TestVM, operation: str, point: str) -> None:
     taken(vm, "b", 2)
     set_disks(vm, 3)
     vm.env["SNAPTREE_TRACE"] = f"offline-{operation}.{point}=kill"
-    done = vm.cli(operation, vm.name, "new" if operation == "create" else "a", check=False)
+    words = ["--discard"] * (operation == "load")
+    done = vm.cli(operation, *words, vm.name, "new" if operation == "create" else "a", check=False)
     assert done.returncode == -signal.SIGKILL, done
     del vm.env["SNAPTREE_TRACE"]
 

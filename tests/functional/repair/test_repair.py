@@ -108,7 +108,7 @@ def test_after_a_repair_the_vm_runs_and_every_snapshot_loads(dev: AtRest) -> Non
     for name in (PAGED, FULL, LAST):
         vm.cli("load", "--discard", "dev", name)
         vm.assert_guest_ok()
-    vm.cli("stop", "dev")
+    vm.cli("stop", "--discard", "dev")
 
 
 def test_a_catalog_of_a_newer_version_is_refused(dev: AtRest) -> None:
@@ -218,4 +218,4 @@ def test_a_vm_that_runs_is_refused_with_the_remedy(dev: AtRest) -> None:
         qmp = dev.vm.qmp().execute("query-snapshot-check", {"fast": True})
         assert qmp["ok"]
     finally:
-        dev.vm.cli("stop", "dev")
+        dev.vm.cli("stop", "--discard", "dev")

@@ -120,7 +120,7 @@ def test_a_create_that_was_cut_off_is_finished_or_undone(dev: AtRest, point: str
 
 @pytest.mark.parametrize("point", ["load.begun", "load.reverted", "load.noted"])
 def test_a_load_that_was_cut_off_is_finished_or_undone(dev: AtRest, point: str) -> None:
-    cut_off(dev, point, "load", "dev", PAGED)
+    cut_off(dev, point, "load", "--discard", "dev", PAGED)
     done = dev.repair("--yes")
     assert done.returncode == 0, done.stdout + done.stderr
     assert dev.codes("dev") == set()
@@ -128,7 +128,7 @@ def test_a_load_that_was_cut_off_is_finished_or_undone(dev: AtRest, point: str) 
     assert current == ([PAGED] if point != "load.begun" else [LAST])
 
 
-@pytest.mark.parametrize("point", ["delete.begun", "delete.removed"])
+@pytest.mark.parametrize("point", ["delete.begun", "delete.removed", "delete.freed"])
 def test_a_delete_that_was_cut_off_is_finished(dev: AtRest, point: str) -> None:
     cut_off(dev, point, "delete", "dev", PAGED)
     done = dev.repair("--yes")
