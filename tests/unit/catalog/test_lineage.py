@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snaptree.catalog import lineage
+from snaptree.catalog.undo import Undo
 from snaptree.model.ids import NIL, new_id
 from snaptree.model.snapshot import Snapshot
 from snaptree.model.tags import format_tag
@@ -76,3 +77,29 @@ def test_a_text_that_says_the_same_is_a_single_line_of_ascii() -> None:
     line = lineage.format_line(0, lineage.describe_record(NIL, "ü\n\r\x00"))
     assert line.isascii()
     assert line.count(b"\n") == 1
+
+
+def test_what_undo_goes_back_to_is_that_of_the_last_load_that_said_it() -> None:
+    a, b = make("a"), make("b", NIL)
+    lines = [
+        lineage.create_record(a),
+        lineage.create_record(b),
+        lineage.load_record(a.id, Undo(b.id)),
+        lineage.load_record(a.id),
+        lineage.delete_record([b.id]),
+    ]
+    data = lineage.HEADER + b"".join(lineage.format_line(1, record) for record in lines)
+    assert lineage.replay(data).undo == Undo(b.id)
+    # A line that cannot be read may have been another load's.
+    assert lineage.replay(data + b"00000000 {}\n").undo is None
+    again = data + b"00000000 {}\n" + lineage.format_line(2, lineage.load_record(a.id, Undo("", discarded=True)))
+    assert lineage.replay(again).undo == Undo("", discarded=True)
+    assert lineage.replay(data + lineage.format_line(2, lineage.undo_record(Undo(a.id)))).undo == Undo(a.id)
+
+
+def test_an_automatic_snapshot_that_gets_a_name_is_automatic_no_more() -> None:
+    a = replace(make("auto-1"), automatic=True)
+    data = lineage.HEADER + lineage.format_line(1, lineage.create_record(a))
+    assert lineage.replay(data).snapshots == (a,)
+    renamed = data + lineage.format_line(2, lineage.rename_record(a.id, "mine"))
+    assert lineage.replay(renamed).snapshots == (replace(a, name="mine", automatic=False),)
