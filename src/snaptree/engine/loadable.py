@@ -16,6 +16,7 @@ from .status import load_reasons
 from .vm import VM
 
 if TYPE_CHECKING:
+    from .paged import PagedRAM
     from .putting import Putting
 
 
@@ -27,10 +28,16 @@ async def ready(
     :param way_back: RAM is of one moment now, so a load that fails early can put it back.
     :raises NotReady: where it can't be; nothing was changed.
     """
-    facts, (ram, unreadable) = await asyncio.gather(vm.facts(), _putting(vm, snapshot, way_back))
+    file = vm.attached[snapshot.vmstate_device].file if snapshot.vmstate_device in vm.attached else ""
+    facts, (ram, unreadable), head = await asyncio.gather(
+        vm.facts(), _putting(vm, snapshot, way_back), asyncio.to_thread(images.vm_state_head, file, snapshot.tag)
+    )
     reasons = load_reasons(facts, snapshot, allow_resize=allow_resize)
     if not reasons:
-        reasons = await asyncio.to_thread(_ram_reasons, vm, snapshot, facts)
+        here = next(device.file for device in facts.devices if device.device == snapshot.vmstate_device)
+        if here != file:
+            head = await asyncio.to_thread(images.vm_state_head, here, snapshot.tag)
+        reasons = tuple(ram_reasons(vm, snapshot, head))
     if not reasons and unreadable is not None:
         reasons = (Reason("pages-damaged", unreadable.message, "Load another snapshot; `snaptree check` says more."),)
     if reasons:
@@ -42,19 +49,17 @@ async def _putting(vm: VM, snapshot: Snapshot, way_back: bool) -> tuple[Putting 
     """Read and check the pages that will be written, where RAM is kept in pages; or say why they can't be."""
     if snapshot.memory != "pages" or vm.paged is None:
         return None, None
-    from .putting import Putting  # noqa: PLC0415  numpy, which is there where RAM is paged
-
     try:
-        if not await in_thread(vm.paged.fits, snapshot.id):
-            return None, None
-        ram = await in_thread(Putting, vm.paged, snapshot.id, way_back=way_back)
-        await in_thread(ram.prepare)
+        return await in_thread(_prepared, vm.paged, snapshot.id, way_back=way_back), None
     except PageStoreError as error:
         return None, error
-    return ram, None
 
 
-def _ram_reasons(vm: VM, snapshot: Snapshot, facts: Facts) -> tuple[Reason, ...]:
-    here = {device.device: device for device in facts.devices}
-    head = images.vm_state_head(here[snapshot.vmstate_device].file, snapshot.tag)
-    return tuple(ram_reasons(vm, snapshot, head))
+def _prepared(paged: PagedRAM, id: str, *, way_back: bool) -> Putting | None:
+    from .putting import Putting  # noqa: PLC0415  numpy, which is there where RAM is paged
+
+    if not paged.fits(id):
+        return None
+    ram = Putting(paged, id, way_back=way_back)
+    ram.prepare()
+    return ram

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from ..catalog import lineage
-from ..catalog.catalog import Catalog, Current
+from ..catalog.catalog import Catalog
 from ..catalog.history import Entry
 from ..model.errors import Busy, QEMUGone
 from ..model.ids import NIL
@@ -228,27 +228,25 @@ class VM:
         self, action: str, name: str, id: str, client: str, *, clock: Stopwatch, result: str = "ok"
     ) -> Entry:
         """Return an entry of history for what ends now."""
-        current = await self.disk(self.catalog.current)
-        from_name = await self.current_name(current)
+        current_id, current_name = await self.disk(self._current)
         return Entry(
             time.time_ns(),
             action,
             name,
             id,
-            current.id,
-            from_name,
+            current_id,
+            current_name,
             client,
             clock.duration_ms(),
             clock.pause_ms(),
             result,
         )
 
-    async def current_name(self, current: Current) -> str:
-        """Return the name of the current snapshot; empty where there is none or it is unknown."""
-        if current.id in ("", NIL):
-            return ""
-        snapshot = await self.disk(self.catalog.by_id, current.id)
-        return snapshot.name if snapshot else ""
+    def _current(self) -> tuple[str, str]:
+        """Return the current snapshot's id and name; the name is empty where there is none or it is unknown."""
+        id = self.catalog.current().id
+        snapshot = self.catalog.by_id(id) if id not in ("", NIL) else None
+        return id, snapshot.name if snapshot else ""
 
     def on_event(self, event: Event) -> None:
         """Follow QEMU's run state by its events."""
