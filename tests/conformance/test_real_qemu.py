@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ def qmp_socket(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     process = subprocess.Popen([find_qemu(request.param).system, *words, "-qmp", f"unix:{path},server=on,wait=off"])
     try:
         wait_until(
-            path.exists,
+            lambda: _listens(path),
             "QEMU's QMP socket",
             broken=lambda: f"QEMU ended: {process.poll()}" * (process.poll() is not None),
         )
@@ -29,6 +30,12 @@ def qmp_socket(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     finally:
         process.kill()
         process.wait()
+
+
+def _listens(path: Path) -> bool:
+    """Say whether somebody accepts there: the name is there a moment before."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
 
 
 @pytest.mark.parametrize("size", [None, 1], ids=["at-once", "byte-by-byte"])

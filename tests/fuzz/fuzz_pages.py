@@ -86,7 +86,7 @@ def hurt(rng: random.Random, directory: Path) -> bool:
             data = bytearray(rng.choice(sorted(directory.iterdir())).read_bytes())
         case _:
             # A header as somebody would write it who knows the checksum.
-            for end in range(16, min(len(data), 512), 4):
+            for end in range(16, min(len(data) - 3, 512), 4):
                 if struct.unpack_from("<I", data, end)[0] == zlib.crc32(data[:end]):
                     data[rng.randrange(4, end)] = rng.randrange(256)
                     struct.pack_into("<I", data, end, zlib.crc32(data[:end]))
