@@ -16,6 +16,7 @@ import sys
 from array import array
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from . import faults, ram
@@ -389,7 +390,7 @@ class Torture:
             return None
         marked = f"SNAPTREE_TEST_VM={self.vm.root}".encode()
         try:
-            environ = open(f"/proc/{pid}/environ", "rb").read()  # noqa: SIM115
+            environ = Path(f"/proc/{pid}/environ").read_bytes()
         except OSError:
             return None
         return int(pid) if marked in environ and faults.state_of(pid) not in "ZX" else None
