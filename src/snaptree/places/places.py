@@ -231,7 +231,7 @@ class Places:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] = os.environ) -> Places:
-        """Return the places that the environment names (DESIGN: SNAPTREE_HOME, XDG_STATE_HOME, XDG_RUNTIME_DIR)."""
+        """Return the places that the environment names (SNAPTREE_HOME, XDG_STATE_HOME, XDG_RUNTIME_DIR)."""
         if environ.get("SNAPTREE_HOME"):
             home = Path(environ["SNAPTREE_HOME"])
         else:
