@@ -110,7 +110,11 @@ def read_everything(directory: Path, model: Model, did: Counter[str], *, forged:
                 if CONTROL.search(str(error)):
                     return f"a control character in {error!s}"
                 continue
-            wrong = np.flatnonzero((content != content_of(model.snapshots[id])).any(axis=1))
+            expected = content_of(model.snapshots[id])
+            if forged and content.shape != expected.shape:
+                did["forged sizes"] += 1  # who knows the checksum may say that RAM is larger or smaller
+                continue
+            wrong = np.flatnonzero((content != expected).any(axis=1))
             if len(wrong) and not forged and not damaged:
                 return f"pages {wrong[:5]} of {id} are wrong, and nothing says so"
             did["snapshots read"] += 1

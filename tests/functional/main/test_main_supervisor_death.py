@@ -53,6 +53,8 @@ WITH_QEMU = {("pages", "load", "ram"): False}
 """Where QEMU dies too and it is another: RAM is lost with it, and no disk was touched."""
 ELSEWHERE = {"load.returning", "stop.kept"}
 """Died at in tests of what leads there (tests/functional/undo)."""
+ALONE = ("offline-", "adopt.", "repair.")
+"""Points of commands on a stopped VM, and of those that change the catalog alone; they die in tests of their own."""
 EACH_POINT = pytest.mark.parametrize(
     ("way", "operation", "point", "happened"), POINTS, ids=[f"{way}-{what}-{point}" for way, what, point, _ in POINTS]
 )
@@ -156,8 +158,7 @@ def assert_whole(vm: TestVM, client: QMPClient, snapshots: dict[str, int], curre
 
 def test_every_trace_point_is_died_at() -> None:
     source = "".join(path.read_text() for path in Path(snaptree.engine.__path__[0]).glob("*.py"))
-    # Commands on a stopped VM, and those that change the catalog alone, die in tests of their own.
-    points = [p for p in re.findall(r"trace\.point\(\"(.*?)\"\)", source) if not p.startswith(("offline-", "adopt."))]
+    points = [p for p in re.findall(r"trace\.point\(\"(.*?)\"\)", source) if not p.startswith(ALONE)]
     assert set(points) == {f"{operation}.{point}" for _, operation, point, _ in POINTS} | ELSEWHERE
 
 

@@ -128,6 +128,29 @@ def test_a_load_that_was_cut_off_is_finished_or_undone(dev: AtRest, point: str) 
     assert current == ([PAGED] if point != "load.begun" else [LAST])
 
 
+def test_a_freeing_of_pages_that_is_killed_is_ended_by_the_next(dev: AtRest) -> None:
+    for image in (dev.a, dev.b):
+        dev.img("-d", dev.tags[LAST], str(image))
+    dev.sql("DELETE FROM snapshots WHERE name = ?", LAST)
+    before = dev.listed()
+    killed = dev.repair("--yes", env={"SNAPTREE_TRACE": "repair.freed=kill"})
+    assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr
+    assert dev.repair("--yes").returncode == 0
+    assert dev.codes("dev") == set()
+    assert dev.listed() == before
+
+
+def test_a_load_whose_finishing_is_killed_is_finished_by_the_next(dev: AtRest) -> None:
+    cut_off(dev, "load.begun", "load", "--discard", "dev", PAGED)
+    dev.img("-a", dev.tags[PAGED], str(dev.b))  # one disk was reverted, the other wasn't
+    killed = dev.repair("--yes", env={"SNAPTREE_TRACE": "repair.reverted=kill"})
+    assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr
+    done = dev.repair("--yes")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert dev.codes("dev") == set()
+    assert [snapshot["name"] for snapshot in dev.listed() if snapshot["current"]] == [PAGED]
+
+
 @pytest.mark.parametrize("point", ["delete.begun", "delete.removed", "delete.freed"])
 def test_a_delete_that_was_cut_off_is_finished(dev: AtRest, point: str) -> None:
     cut_off(dev, point, "delete", "dev", PAGED)
