@@ -13,6 +13,7 @@ full disk cut is cut off again before the next is appended; a damaged line is sk
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import zlib
@@ -26,6 +27,7 @@ from ..model.errors import CatalogError
 from ..model.ids import NIL
 from ..model.snapshot import Snapshot, iso_time
 from ..places.files import sync_directory
+from ..places.room import shortage
 from .rows import from_record, to_record
 from .undo import Undo, read_undo
 
@@ -206,9 +208,7 @@ def write_anew(path: Path, at_ns: int, records: Iterable[Mapping[str, Any]]) -> 
         stage.replace(path)
         sync_directory(path.parent)
     except OSError as error:
-        raise CatalogError(
-            f"The lineage file {path} cannot be written: {error.strerror}.", "Make room, or check who may write there."
-        ) from error
+        raise _unwritten(path, error) from error
 
 
 def append(path: Path, at_ns: int, record: Mapping[str, Any]) -> None:
@@ -227,7 +227,7 @@ def append(path: Path, at_ns: int, record: Mapping[str, Any]) -> None:
             try:
                 written = os.pwrite(fd, data, end)
                 if written != len(data):
-                    raise OSError(28, "No space left on device")
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.fsync(fd)
             except OSError:
                 os.ftruncate(fd, end)
@@ -235,9 +235,14 @@ def append(path: Path, at_ns: int, record: Mapping[str, Any]) -> None:
         finally:
             os.close(fd)
     except OSError as error:
-        raise CatalogError(
-            f"The lineage file {path} cannot be written: {error.strerror}.", "Make room, or check who may write there."
-        ) from error
+        raise _unwritten(path, error) from error
+
+
+def _unwritten(path: Path, error: OSError) -> CatalogError:
+    words = f"The lineage file {path} cannot be written: {error.strerror}."
+    if error.errno == errno.ENOSPC:
+        return CatalogError(f"{words} {shortage([(path, 0)], surely=True)}".rstrip(), "Make room there, and try again.")
+    return CatalogError(words, "Make room, or check who may write there.")
 
 
 def _whole_lines(fd: int) -> int:

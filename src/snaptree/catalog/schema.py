@@ -11,12 +11,15 @@ import sqlite3
 from pathlib import Path
 
 from ..model.errors import CatalogError
+from ..places.room import shortage
 
 VERSION = 1
 
 _BROKEN = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_FORMAT})
 """What SQLite says of a file that is damaged; everything else (full, busy, read-only) is no damage."""
 APPLICATION_ID = 0x536E6150  # "SnaP"
+LOG_BYTES = 1 << 20
+"""What the -wal and -shm files may need beside the catalog until it is folded into it."""
 
 SCHEMA = """
 CREATE TABLE state (
@@ -118,6 +121,9 @@ def damaged(path: Path, error: sqlite3.Error) -> CatalogError:
     words = f"The catalog {path} cannot be used: {error}."
     if getattr(error, "sqlite_errorcode", 0) & 0xFF in _BROKEN:
         return CatalogDamaged(words, repair_it(path))
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
+        words = f"{words} {shortage([(path, LOG_BYTES)], surely=True)}".rstrip()
+        return CatalogError(words, "Make room there, and try again; the snapshots in the images are untouched.")
     return CatalogError(words, "Make room, or check who may write there; the snapshots in the images are untouched.")
 
 

@@ -17,15 +17,17 @@ from ..catalog.rows import from_record
 from ..model.errors import NameTaken, NotReady, QEMUFailed, QEMUGone, SnaptreeError, UsageError
 from ..model.ids import NIL, new_id
 from ..model.names import check_name, printable
+from ..model.reason import Reason
 from ..model.snapshot import Device, Snapshot
 from ..model.tags import format_tag
 from ..qemu.blockdevs import BlockDevice
 from ..qemu.blockers import choose_vmstate_device
 from ..qemu.facts import Facts
-from ..qemu.jobs import dismiss, new_job_id, run_job
+from ..qemu.jobs import dismiss, dismiss_soon, new_job_id, run_job
 from . import images, tags, trace
 from .pause import Pause, paused
-from .ramway import ignoring_shared, in_thread, memory_now
+from .ramway import in_thread, memory_now
+from .room import explain_create
 from .status import create_reasons
 from .vm import VM, ClockSeen, Stands, Stopwatch
 
@@ -134,7 +136,7 @@ async def _taking(vm: VM, id: str) -> AsyncIterator[Taking | None]:
 async def _copy(vm: VM, taking: Taking, clock: Stopwatch) -> None:
     """Copy RAM while the VM runs, until little is left that was written meanwhile."""
     while await in_thread(taking.wants_round):
-        async with vm.exclusive(), paused(vm, clock):
+        async with vm.exclusive(), paused(vm, clock, look=False):
             await in_thread(taking.mark)
             trace.point("create.marked")
         await in_thread(taking.copy)
@@ -143,13 +145,16 @@ async def _copy(vm: VM, taking: Taking, clock: Stopwatch) -> None:
 
 async def _facts(vm: VM) -> Facts:
     """:raises NotReady: where no snapshot can be taken now."""
-    facts = await vm.facts()
-    reasons = create_reasons(vm, facts)
+    facts, reasons = await vm.facts_for(lambda facts: create_reasons(vm, facts))
+    _check(vm, reasons)
+    return facts
+
+
+def _check(vm: VM, reasons: tuple[Reason, ...]) -> None:
     if reasons:
         raise NotReady(
             f"The VM {vm.place.name} cannot be snapshotted now: {reasons[0].message}", reasons[0].remedy, reasons
         )
-    return facts
 
 
 async def _prepare(vm: VM, id: str, wanted: Wanted, client: str) -> Plan:
@@ -176,6 +181,7 @@ async def _undoing(vm: VM, plan: Plan, client: str, clock: Stopwatch, work: Coro
     except QEMUGone:
         raise  # the journal stays: the next start finds out whether the snapshot is whole
     except SnaptreeError as error:
+        await explain_create(vm, plan.snapshot, error)
         await undo(vm, plan, client, clock, str(error))
         error.remedy = error.remedy or "Nothing is left of it; the VM and its snapshots are as they were."
         raise
@@ -236,7 +242,9 @@ async def _plan(vm: VM, id: str, wanted: Wanted, facts: Facts) -> Plan:
 
 
 async def _save(vm: VM, plan: Plan, clock: Stopwatch, taking: Taking | None) -> Pause:
-    async with paused(vm, clock) as pause:
+    async with paused(vm, clock, ignoring_shared=taking is not None) as pause:
+        if pause.facts is not None:
+            _check(vm, create_reasons(vm, pause.facts))
         if pause.was_running != plan.was_running:
             plan = replace(plan, was_running=pause.was_running)
             await vm.disk(vm.catalog.set_step, "begun", plan.to_json())
@@ -244,17 +252,14 @@ async def _save(vm: VM, plan: Plan, clock: Stopwatch, taking: Taking | None) -> 
         if taking is None:
             await _save_state(vm, plan)
         else:
-            async with ignoring_shared(vm.session):
-                # QEMU writes nothing into guest RAM while it saves, so both are of the one moment.
-                saved, taken = await asyncio.gather(
-                    _save_state(vm, plan), in_thread(taking.last), return_exceptions=True
-                )
+            # QEMU writes nothing into guest RAM while it saves, so both are of the one moment.
+            saved, taken = await asyncio.gather(_save_state(vm, plan), in_thread(taking.last), return_exceptions=True)
             for failure in (saved, taken):
                 if isinstance(failure, BaseException):
                     raise failure
         pause.check_untouched()
         trace.point("create.saved")
-    await dismiss(vm.session, plan.job_id)  # not in the pause
+    await dismiss_soon(vm.session, plan.job_id)  # not in the pause
     return pause
 
 

@@ -20,6 +20,7 @@ from . import trace
 from .offline_hold import Done, Stopped, client_name, stopped, stopwatch
 from .offline_reasons import create_reasons
 from .offline_recover import settle
+from .room import TABLES_BYTES, explain
 
 OK = "ok, disks only"
 
@@ -78,6 +79,7 @@ def create_held(
         trace.point("offline-create.all")
         snapshot = finish(vm, plan, client, clock=clock, result=OK)
     except SnaptreeError as error:
+        explain(error, [(device.file, TABLES_BYTES) for device in vm.disks.values()])
         undo(vm, plan, client, clock=clock, why=str(error))  # where it fails, the journal keeps it
         error.remedy = error.remedy or "Nothing is left of it; the VM and its snapshots are as they were."
         raise
