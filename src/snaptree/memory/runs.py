@@ -88,8 +88,9 @@ def _flat_first(store: PageStore, map: PageMap) -> int | None:
 
 def _over(store: PageStore, map: PageMap, start: int, end: int, flat: int | None) -> Iterator[MapRun]:
     """Yield what differs from the flat image, or from zeros where there is none."""
-    for leaves in chunks(np.arange(start // LEAF, -(-end // LEAF), dtype=np.int64), CHUNK):
-        pages = np.arange(max(start, int(leaves[0]) * LEAF), min(end, (int(leaves[-1]) + 1) * LEAF), dtype=np.int64)
+    for leaves in chunks(_other_leaves(map, start, end, flat), CHUNK):
+        pages = (leaves[:, None] * LEAF + np.arange(LEAF)).reshape(-1)
+        pages = pages[np.searchsorted(pages, start) : np.searchsorted(pages, end)]
         slots = map.slots(pages).astype(np.int64)
         if flat is None:
             over = slots != 0
@@ -98,6 +99,19 @@ def _over(store: PageStore, map: PageMap, start: int, end: int, flat: int | None
             filled = store.segments.checksums(flat + pages) != 0
             over = np.where(slots == 0, filled, slots != flat + pages)
         yield from _pieces(store, pages[over], slots[over], start)
+
+
+def _other_leaves(map: PageMap, start: int, end: int, flat: int | None) -> Pages:
+    """Return the leaves of a block that are not surely, and as a whole, what the flat image or a zero is there."""
+    leaves = np.arange(start // LEAF, -(-end // LEAF), dtype=np.int64)
+    entries = map.root[leaves]
+    kinds = kinds_of(entries)
+    if flat is None:
+        return leaves[kinds != Kind.ZERO]
+    same = (kinds == Kind.DENSE) & (slots_of(entries).astype(np.int64) == flat + leaves * LEAF)
+    if map.is_own(np.array([flat]))[0]:
+        same |= kinds == Kind.ZERO  # where the image was made for this snapshot it holds nothing else
+    return leaves[~same]
 
 
 def _pieces(store: PageStore, pages: Pages, slots: NDArray[np.int64], start: int) -> Iterator[MapRun]:
