@@ -12,7 +12,7 @@ from .serving import add_serving, options
 from .source import find_vm
 
 if TYPE_CHECKING:
-    from ..server.care import End, Ready
+    from ..server.exchange import End, Ready
 
 
 def arguments(parser: Parser) -> None:
@@ -20,6 +20,7 @@ def arguments(parser: Parser) -> None:
     add_vm(parser)
     add_which(parser)
     parser.add_argument("--detach", action="store_true", help="return once the VM is served")
+    parser.add_argument("--eager", action="store_true", help="read all RAM before the guest goes on")
     add_serving(parser)
     add_json(parser)
 
@@ -35,7 +36,13 @@ def act(args: argparse.Namespace) -> int:
 
     async def work(ready: Callable[[Ready], None]) -> End:
         return await resuming.resume(
-            place, chosen, client=client, foreground=not args.detach, ready=ready, options=asked
+            place,
+            chosen,
+            client=client,
+            foreground=not args.detach,
+            ready=ready,
+            options=asked,
+            eagerly=args.eager,
         )
 
     if not args.detach:
@@ -52,9 +59,10 @@ COMMAND = Command(
 Start a stopped VM with the command line that it had, so that it goes on from a snapshot, RAM and all: the one that is
 named, else the current one, which after `snaptree stop` is the moment of the stop. After a crash of QEMU or of the
 host, what the disks hold is kept first, as an automatic snapshot of the disks alone.
+RAM in pages is mapped from the page store and read as the guest needs it; with --eager all of it is read first.
 It stays in the foreground as `snaptree run` does.""",
     arguments=arguments,
     act=act,
-    usage="snaptree resume [-h] [--detach] [--listen ADDRESS]... [--allow-raw] [--json] VM [NAME | --id ID]",
+    usage="snaptree resume [-h] [--detach] [--eager] [--listen ADDRESS]... [--allow-raw] [--json] VM [NAME | --id ID]",
     examples=("snaptree resume dev --detach", "snaptree resume dev before-upgrade"),
 )

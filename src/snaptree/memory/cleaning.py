@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..model.errors import PageStoreError
-from . import delete, disk
+from . import delete, disk, held
 from .index import INDEX, STAGED
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def clean(store: PageStore) -> None:
-    """Remove everything that was being written, and end deletes that have begun.
+    """Remove everything that was being written, and end deletes that have begun, but those that a QEMU holds up.
 
     A staged index of a snapshot that is not there says that its commit was broken off: its segment may have its name
     already.  No other segment can be without a snapshot by a crash, and none is removed for that.
@@ -34,6 +34,7 @@ def clean(store: PageStore) -> None:
         store.trace("pages.cleaned")
     for id in sorted(store.pending):
         delete.finish(store, id)
+    held.release(store)
 
 
 def _remove_made_for(store: PageStore, id: str) -> None:

@@ -8,6 +8,8 @@ Step by step, each idempotent, so that after a crash in the middle the same step
 3. The index is renamed ``.freed``: from here nothing is compared any more.
 4. Its children get its base as theirs; segments that hold nothing are removed; at last the index.
 
+A snapshot whose pages a QEMU maps stays whole until that ends (``held``).
+
 Whom to ask: a slot is only ever shared along unbroken lines from bases to those that began with them.  Where all nodes
 between two snapshots that share it are deleted, they are base and child now, or have the same base, or none.  So base,
 children and siblings know; and siblings need only be asked for what was not written for this snapshot itself and is not
@@ -23,7 +25,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from ..model.errors import PagesDamaged, PageStoreError
-from . import disk
+from . import disk, held
 from .index import DELETING, FREED, INDEX, INDEX_MAX, STAGED, IndexHeader, Kind, kinds_of, slots_of, with_base
 from .map import PageMap
 from .pages import LEAF, Pages, Slots, chunks
@@ -47,6 +49,9 @@ def delete(store: PageStore, id: str) -> None:
                     f"Nothing can be deleted while the index of {name} cannot be read: {header.message}", header.remedy
                 )
         with disk.failing("It cannot be deleted", store.path(id)):
+            if held.is_held(store, id):
+                held.postpone(store, id)
+                return
             disk.rename(store.path(id), store.path(id, DELETING))
         store.pending[id] = DELETING
         del store.headers[id]
@@ -56,6 +61,8 @@ def delete(store: PageStore, id: str) -> None:
         store.trace("pages.deleting")
     if id in store.pending:
         finish(store, id)
+    with disk.failing("Its delete cannot be ended", store.path(id)):
+        held.forget(store, id)
 
 
 def finish(store: PageStore, id: str) -> None:

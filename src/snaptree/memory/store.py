@@ -5,6 +5,7 @@ Every snapshot has a map from pages to slots, which began as a copy of its base'
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections import OrderedDict
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from ..model.errors import PagesDamaged, PageStoreError
 from ..model.ids import is_id
 from ..places.files import private_directory
-from . import cleaning, delete, disk, runs, verify
+from . import cleaning, delete, disk, held, runs, verify
 from .borrow import borrowed_segments
 from .index import (
     DELETING,
@@ -62,7 +63,12 @@ class PageStore:
         """Of each snapshot: its header, or why that cannot be read."""
         self.pending: dict[str, str] = {}
         """Of each snapshot whose delete has begun: DELETING or FREED."""
+        self.mapped: set[str] = set()
+        """Of these, those that a QEMU maps, or has mapped."""
+        self.leaving: set[str] = set()
+        """Those that were so, and are deleted once no QEMU maps them any more."""
         self.writing: Writer | None = None
+        self._owned = False
         self._maps: OrderedDict[str, PageMap] = OrderedDict()
         self._lock = threading.Lock()
         for name in names:
@@ -71,6 +77,8 @@ class PageStore:
                 self.pending[id] = suffix
             elif is_id(id) and suffix == INDEX:
                 self.headers[id] = self.read_header(id, INDEX)
+            elif is_id(id) and suffix in (held.MAPPED, held.LEAVING):
+                (self.mapped if suffix == held.MAPPED else self.leaving).add(id)
 
     @classmethod
     def open(cls, directory: Path, *, clean: bool, trace: Callable[[str], None] | None = None) -> PageStore:
@@ -86,12 +94,16 @@ class PageStore:
             store = cls(directory, trace)
             if clean:
                 cleaning.clean(store)
+                store._owned = True
         return store
 
     def close(self) -> None:
-        """Close all files, and abort a write."""
+        """Close all files, and abort a write; where it may be changed, give back what a QEMU that has ended held."""
         if self.writing is not None:
             self.writing.abort()
+        if self._owned and self.leaving:
+            with contextlib.suppress(PageStoreError):  # the next that opens it tries again
+                held.release(self)
         self.segments.close()
 
     def path(self, id: str, suffix: str = INDEX) -> Path:
@@ -99,11 +111,11 @@ class PageStore:
         return self.directory / f"{id}{suffix}"
 
     def ids(self) -> set[str]:
-        """Return the ids of all snapshots, damaged ones too."""
-        return set(self.headers)
+        """Return the ids of all snapshots, damaged ones too, but not of those that are to go."""
+        return set(self.headers) - self.leaving
 
     def has(self, id: str) -> bool:
-        """Say whether there is a snapshot of that id."""
+        """Say whether the pages of a snapshot of that id are there."""
         return id in self.headers
 
     def base(self, id: str) -> str | None:
@@ -158,7 +170,7 @@ class PageStore:
         """Delete a snapshot, and give the space back that it alone uses.  Where it is not there, nothing is done.
 
         Once it has begun it is no snapshot any more.  Where it fails or dies in the middle, delete it again, or open
-        the store with ``clean``: both end it.
+        the store with ``clean``: both end it.  Where a QEMU maps its pages, its space comes back after that has ended.
 
         :raises PageStoreError: where the store cannot be written, or holds an index that cannot be read now.
         :raises ValueError: where a write goes on that has it as base.

@@ -162,7 +162,7 @@ def unreferenced(store: PageStore) -> list[Unused]:
     """
     used: dict[tuple[int, int], NDArray[np.bool_]] = {}
     done: set[int] = set()
-    for id in sorted(store.ids()):
+    for id in sorted(store.headers):
         map = store.read_map(id, INDEX)
         new = np.array([leaf for leaf, entry in enumerate(map.root.tolist()) if entry and entry not in done], np.int64)
         done.update(map.root[new].tolist())

@@ -64,10 +64,18 @@ def holder(path: Path) -> Holder | None:
     except OSError:
         return None
     try:
-        answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
-        kind, _, _, length, _ = _FLOCK.unpack(answer)
-        if kind == fcntl.F_UNLCK:
-            return None
-        return "command" if length == _LENGTH["command"] else "supervisor"
+        return holder_of(fd)
     finally:
         os.close(fd)
+
+
+def holder_of(fd: int) -> Holder | None:
+    """Say who else holds the lock on an open file.
+
+    :raises OSError: where the file system can't say.
+    """
+    answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+    kind, _, _, length, _ = _FLOCK.unpack(answer)
+    if kind == fcntl.F_UNLCK:
+        return None
+    return "command" if length == _LENGTH["command"] else "supervisor"

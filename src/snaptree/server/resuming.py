@@ -21,7 +21,7 @@ from ..model.snapshot import Snapshot
 from ..places.files import read_json
 from ..places.places import VMPlace
 from . import starting, supervisor
-from .care import End, Options, Ready
+from .exchange import End, Options, Ready
 
 
 async def resume(
@@ -32,6 +32,7 @@ async def resume(
     foreground: bool,
     ready: Callable[[Ready], None],
     options: Options = supervisor.DEFAULT,
+    eagerly: bool = False,
 ) -> End:
     """Start QEMU with the stored command line, let the VM go on from a snapshot, and look after it until it ends.
 
@@ -42,6 +43,7 @@ async def resume(
 
     :param which: ``name`` or ``id`` of the snapshot; empty for the current one.
     :param client: who asks, for history.
+    :param eagerly: read all RAM before the guest goes on, where it could be mapped.
     :raises Refused, NoSuchSnapshot, AmbiguousId, VMRuns: nothing was changed.
     :raises NotReady, QEMUStartFailed: where QEMU can't start, or not load.
     """
@@ -55,9 +57,12 @@ async def resume(
     snapshot = await asyncio.to_thread(_choose, place, which)
     kept = await asyncio.to_thread(keep_present, place, f"before going on from {snapshot.name}", client=client)
     wanted, _ = starting.read_memory(place)
+    arrival = Resumed(snapshot, client, eagerly=eagerly)
 
     def say(begun: Ready) -> None:
         words = [f"{place.name} goes on from {snapshot.name}."]
+        if arrival.why_read and not eagerly:
+            words.append(f"All of its RAM was read first: {arrival.why_read}")
         if kept is not None:
             words.append(f"What its disks held is kept as {kept.name}.")
         ready(replace(begun, notes=(*begun.notes, " ".join(words))))
@@ -69,7 +74,7 @@ async def resume(
         foreground=foreground,
         ready=say,
         options=replace(options, memory="full" if wanted == "full" else "auto"),
-        arrival=Resumed(snapshot.id, client),
+        arrival=arrival,
     )
 
 

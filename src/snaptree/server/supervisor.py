@@ -12,15 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from ..engine import offline_recover, origins
-from ..engine.arrive import Arrival
+from ..engine.arrive import Resumed
+from ..engine.offline_hold import disks_of
 from ..model.errors import Busy, NotReady, QEMUGone, Refused, VMRuns
 from ..model.names import printable
+from ..places.files import read_json
 from ..places.lock import SupervisorLock, holder
 from ..places.places import VMPlace
 from ..places.process import identify
 from ..qemu import commandline, fillings, placeholders
 from . import listeners, logs, starting
-from .care import End, Options, Ready, Supervised
+from .care import Supervised
+from .ending import seems_alive
+from .exchange import End, Options, Ready
 from .find import absolute, command_of, cwd_of, find_process
 
 DEFAULT = Options()
@@ -34,7 +38,7 @@ async def run(
     foreground: bool,
     ready: Callable[[Ready], None],
     options: Options = DEFAULT,
-    arrival: Arrival | None = None,
+    arrival: Resumed | None = None,
 ) -> End:
     """Start QEMU and look after it until it ends.
 
@@ -63,8 +67,9 @@ async def run(
         if origin is not None:
             await asyncio.to_thread(origins.remake_views, origin)
         filled = fillings.fill_for(place, argv)
+        inherit = await arrival.open(place) if arrival is not None else ()
         supervised, memory = await starting.start(
-            place, filled.argv, cwd, foreground=foreground, umask=umask, options=options
+            place, filled.argv, cwd, foreground=foreground, umask=umask, options=options, inherit=inherit
         )
         supervised.notes += [*[mended] * bool(mended), *filled.notes]
         try:
@@ -79,12 +84,16 @@ async def run(
                 record[origins.MEMBER] = origin.to_json()
             go = not (command.paused or command.incoming)
             await supervised.begin(record, fresh=fresh, same_qemu=False, go=go, arrival=arrival)
+            if arrival is not None:
+                arrival.close()
         except BaseException:
             await supervised.abandon()
             raise
         fresh = False
         return await supervised.serve(ready)
     finally:
+        if arrival is not None:
+            arrival.close()
         if fresh:
             place.remove()
         lock.release()
@@ -114,12 +123,7 @@ async def attach(
     try:
         known = place.running()
         if address is None:
-            if known is None or not known.qemu_qmp:
-                raise Refused(
-                    f"It is not known where QEMU of the VM {place.name} listens.",
-                    f"Say it: snaptree attach {place.name} --qmp unix:PATH.",
-                )
-            address = known.qemu_qmp
+            address = known.qemu_qmp if known is not None and known.qemu_qmp else attached_at(place)
         logs.set_up(place)
         address = absolute(address)
         process = find_process(address, known)
@@ -146,6 +150,8 @@ async def attach(
             await supervised.begin(record, fresh=fresh, same_qemu=same, go=False, attached_at=address)
         except BaseException:
             gone = known is not None and known.qemu is None and isinstance(sys.exception(), QEMUGone)
+            if gone and await seems_alive(address, [device.file for device in disks_of(place).values()]):
+                gone = False
             await supervised.let_go(keep_running=known is not None and not gone)
             raise
         fresh = False
@@ -154,6 +160,21 @@ async def attach(
         if fresh:
             place.remove()
         lock.release()
+
+
+def attached_at(place: VMPlace) -> str:
+    """Return where QEMU of a VM listened when it was last attached.
+
+    :raises Refused: where it never was.
+    """
+    found = (read_json(place.command) or {}).get("attached")
+    if not isinstance(found, str) or not found:
+        raise Refused(
+            f"The VM {place.name} does not run, or it is not known where its QEMU listens.",
+            f"`snaptree resume {place.name}` starts it; for a QEMU that runs, say where:"
+            f" snaptree attach {place.name} --qmp unix:PATH.",
+        )
+    return found
 
 
 def refuse_command_line(argv: Sequence[str], *, detached: bool) -> None:
