@@ -17,7 +17,7 @@ from .served import all_notes
 from .source import connected, find_vm
 
 if TYPE_CHECKING:
-    from ..server.care import End, Ready
+    from ..server.exchange import End, Ready
 
 COUNT_MAX = 1000
 

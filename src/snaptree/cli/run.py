@@ -15,7 +15,7 @@ from .command import Command, Parser, add_json, add_vm
 from .serving import add_serving, options
 
 if TYPE_CHECKING:
-    from ..server.care import End, Ready
+    from ..server.exchange import End, Ready
 
 
 def arguments(parser: Parser) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from . import output
 
 if TYPE_CHECKING:
-    from ..server.care import End, Ready
+    from ..server.exchange import End, Ready
 
 
 def detached(ready: Ready, *, as_json: bool) -> None:

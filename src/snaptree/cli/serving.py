@@ -10,7 +10,7 @@ from ..model.errors import UsageError
 from .command import Parser
 
 if TYPE_CHECKING:
-    from ..server.care import Options
+    from ..server.exchange import Options
 
 _TLS = ("tls_cert", "tls_key", "tls_client_ca")
 
@@ -42,7 +42,7 @@ def options(args: argparse.Namespace) -> Options:
 
     :raises UsageError: where an address is none, or only some of the TLS files are given.
     """
-    from ..server.care import Options  # noqa: PLC0415  asyncio
+    from ..server.exchange import Options  # noqa: PLC0415  asyncio
     from ..server.listeners import TLSFiles, parse  # noqa: PLC0415
 
     files = [getattr(args, name) for name in _TLS]

@@ -20,6 +20,8 @@ from ..model.names import printable
 # QEMU's block/file-posix.c
 RAW_LOCK_PERM_BASE = 100
 RAW_LOCK_SHARED_BASE = 200
+RAW_LOCK_END = 300
+"""No lock of QEMU's is at or behind it: a permission is one of 64 bits."""
 
 # Bits of QEMU's block permissions (include/block/block-common.h): what a writable qcow2 image does with its file.
 _CONSISTENT_READ, _WRITE, _RESIZE = 0, 1, 3
@@ -59,6 +61,21 @@ def held(files: Iterable[str]) -> Iterator[HeldImages]:
         for file, fd in fds.items():
             _look(fd, file)
         yield HeldImages(fds)
+
+
+def in_use(file: str) -> bool:
+    """Say whether somebody has an image open as QEMU has; not where that can't be seen: no file here, locking=off."""
+    try:
+        fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError:
+        return False
+    try:
+        asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, RAW_LOCK_PERM_BASE, RAW_LOCK_END - RAW_LOCK_PERM_BASE, 0)
+        return bool(_FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked))[0] != fcntl.F_UNLCK)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
 
 
 def _open(file: str) -> int:

@@ -8,22 +8,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import logging
 import os
-import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from ..catalog.opening import open_catalog
 from ..engine import ramway
 from ..engine.arrive import Arrival
-from ..engine.offline import disks_of
 from ..engine.recover import mend, recover
 from ..engine.vm import VM
-from ..model.errors import OtherDisks, QEMUGone, QEMUStartFailed, SnaptreeError
-from ..model.ids import NIL
+from ..model.errors import QEMUGone, QEMUStartFailed, SnaptreeError
 from ..model.names import printable
 from ..model.snapshot import Device
 from ..places.files import read_json, write_json
@@ -31,60 +28,18 @@ from ..places.places import Running, VMPlace
 from ..places.process import identify
 from ..qemu import launch
 from ..qemu.monitors import reachable
-from ..qemu.rambackend import Wanted
 from ..qemu.session import Session
 from . import logs
-from .listeners import Address, TLSFiles
+from .asked import Asked, Insisted
+from .before import check_disks, said_of_cold_start
+from .ending import QUIT_TIMEOUT_S, has_ended
+from .exchange import End, Options, Ready
 from .server import Server
 
+log = logging.getLogger(__name__)
+
 WATCH_S = 0.2
-QUIT_TIMEOUT_S = 30.0
 RELAY_TIMEOUT_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What a user may ask of a supervisor beside the VM.
-
-    :param listen: further addresses to serve at.
-    :param tls: for those of them that are TCP.
-    :param allow_raw: let QEMU's own snapshot commands pass.
-    :param memory: where RAM shall be kept, for a QEMU that we start.
-    """
-
-    listen: tuple[Address, ...] = ()
-    tls: TLSFiles | None = None
-    allow_raw: bool = False
-    memory: Wanted = "auto"
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """The VM is served: what a caller wants to know.
-
-    :param notes: sentences for people (a cold start beside a snapshot with RAM, an operation that was finished).
-    """
-
-    name: str
-    qmp: str
-    qemu_pid: int | None
-    supervisor_pid: int
-    state: str
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """How supervising ended.
-
-    :param words: what happened, for people.
-    :param failed: QEMU ended by itself with an error.
-    :param qemu_runs: QEMU goes on without us.
-    """
-
-    words: str
-    failed: bool = False
-    qemu_runs: bool = False
 
 
 class Supervised:
@@ -110,12 +65,12 @@ class Supervised:
         self.options = options
         self.memory_wanted = "auto"
         self.memory_why = ""
+        self._address = ""
         self.session: Session | None = None
         self.vm: VM | None = None
         self.server: Server | None = None
         self.notes: list[str] = []
-        self._asked_to_end: list[str] = []
-        self._insisted = asyncio.Event()
+        self._asked = Asked()
 
     def note_running(self, address: str) -> None:
         """Write down which QEMU runs, so that the next supervisor finds it."""
@@ -126,6 +81,7 @@ class Supervised:
 
     async def connect(self, address: str) -> None:
         """Connect to a QEMU that runs."""
+        self._address = address
         self.session = await Session.connect(address, self._on_event)
 
     async def connect_started(self, address: str) -> None:
@@ -134,6 +90,7 @@ class Supervised:
         :raises QEMUStartFailed: where it ends instead, with its words.
         """
         assert self.process is not None
+        self._address = address
         connecting = asyncio.create_task(Session.connect(address, self._on_event, timeout_s=None))
         ending = asyncio.create_task(self.process.wait())
         await asyncio.wait({connecting, ending}, return_when=asyncio.FIRST_COMPLETED)
@@ -208,7 +165,7 @@ class Supervised:
             self.notes.append(f"{vm.broken} Load a snapshot: snaptree load {self.place.name} NAME.")
             await self.session.execute("stop")
         if not same_qemu and not self.attached and not vm.warm:
-            await self._say_cold()
+            self.notes += await vm.disk(said_of_cold_start, vm.place, vm.catalog)
         self.server = Server(vm)
         await self.server.listen(self.place.runtime / "qmp.sock")
         await self.server.listen_too(self.options.listen, self.options.tls)
@@ -232,32 +189,12 @@ class Supervised:
         if said:
             self.notes.append(said)
 
-    async def _say_cold(self) -> None:
-        assert self.vm is not None
-        current = self.vm.catalog.current()
-        snapshot = self.vm.catalog.by_id(current.id) if current.id not in ("", NIL) else None
-        if snapshot is not None and snapshot.memory != "none":
-            self.notes.append(
-                f"{self.place.name} starts cold: its disks are as they were left, RAM is empty;"
-                f" `snaptree load {self.place.name} {snapshot.name}` goes back to its last snapshot with RAM."
-            )
-
     async def serve(self, ready: Callable[[Ready], None]) -> End:
         """Serve until QEMU has ended, or a signal asks us to end."""
         assert self.vm
         assert self.session
         assert self.server
-        loop = asyncio.get_running_loop()
-        asked = asyncio.Event()
-
-        def ask(name: str) -> None:
-            if self._asked_to_end:
-                self._insisted.set()
-            self._asked_to_end.append(name)
-            asked.set()
-
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, ask, number.name)
+        self._asked.listen()
         ready(
             Ready(
                 self.place.name,
@@ -273,48 +210,27 @@ class Supervised:
         loading = asyncio.create_task(asyncio.to_thread(importlib.import_module, ".offspring", __package__))
         try:
             ended = asyncio.create_task(self.session.closed.wait())
-            signalled = asyncio.create_task(asked.wait())
+            signalled = asyncio.create_task(self._asked.once.wait())
             await asyncio.wait({ended, signalled}, return_when=asyncio.FIRST_COMPLETED)
             signalled.cancel()
             if not ended.done():
-                if not self.owns_qemu:
-                    async with self._when_idle():
+                async with self._asked.holding(self.vm.lock):
+                    if not self.owns_qemu:
                         ended.cancel()
                         return await self._leave()
-                async with self._when_idle():
                     with contextlib.suppress(SnaptreeError):
-                        await self._unless_insisted(self.session.execute("quit"))
+                        await self._asked.unless_insisted(self.session.execute("quit"))
                 ended.cancel()
-            return await self._gone()
+            end = await self._gone()
+            if end.failed:
+                log.warning("%s", end.words)
+            return end
         except Insisted:
             return await self._leave()
         finally:
             watching.cancel()
             await asyncio.gather(watching, loading, return_exceptions=True)
             await self._relay()
-
-    @asynccontextmanager
-    async def _when_idle(self) -> AsyncIterator[None]:
-        """Wait until what is under way has ended: a snapshot is whole or not there.
-
-        :raises Insisted: where a second signal comes meanwhile.
-        """
-        assert self.vm
-        await self._unless_insisted(self.vm.lock.acquire())
-        try:
-            yield
-        finally:
-            self.vm.lock.release()
-
-    async def _unless_insisted(self, work: Coroutine[Any, Any, object]) -> None:
-        task = asyncio.ensure_future(work)
-        insisted = asyncio.ensure_future(self._insisted.wait())
-        await asyncio.wait({task, insisted}, return_when=asyncio.FIRST_COMPLETED)
-        insisted.cancel()
-        if not task.done():
-            task.cancel()
-            raise Insisted
-        task.result()
 
     async def _leave(self) -> End:
         """Leave QEMU running; what was cut off is in the journal."""
@@ -327,18 +243,13 @@ class Supervised:
         """QEMU has ended, or its connection has."""
         assert self.vm
         assert self.server
-        asked = bool(self._asked_to_end) or self.server.quit_asked or self.vm.run_state == "shutdown"
-        if self.process is not None:
-            try:
-                await asyncio.wait_for(self.process.wait(), QUIT_TIMEOUT_S)
-            except TimeoutError:
-                await self.let_go(keep_running=True)
-                return End(
-                    f"QEMU (pid {self.process.pid}) has closed its QMP connection and runs on;"
-                    f" `snaptree attach {self.place.name}` takes it up again.",
-                    failed=True,
-                    qemu_runs=True,
-                )
+        asked = self._asked.once.is_set() or self.server.quit_asked or self.vm.run_state == "shutdown"
+        if not await has_ended(self.process, self._address, self.vm.files(), expected=asked):
+            await self.let_go(keep_running=True)
+            pid = f" (pid {self.process.pid})" if self.process else ""
+            words = f"The QMP connection {printable(self._address, 200)} to QEMU{pid} has ended, and QEMU runs on;"
+            again = f"`snaptree attach {self.place.name}` takes it up again, once somebody answers there."
+            return End(f"{words} {again}", failed=True, qemu_runs=True)
         await self.let_go(keep_running=False)
         status = self.process.status if self.process else None
         if status in (0, None) and (asked or status == 0):
@@ -392,25 +303,3 @@ class Supervised:
             if data:
                 with contextlib.suppress(OSError, TimeoutError):
                     await asyncio.wait_for(asyncio.to_thread(os.write, sys.stderr.fileno(), data), RELAY_TIMEOUT_S)
-
-
-class Insisted(Exception):
-    """The user has asked a second time that we end."""
-
-
-def check_disks(place: VMPlace, disks: Sequence[Device]) -> None:
-    """Make sure that the VM has the disks that it had.
-
-    :raises OtherDisks: where it hasn't.
-    """
-    before = {device.file for device in disks_of(place).values()}
-    now = {device.file for device in disks}
-    if not before or before == now:
-        return
-    gone = ", ".join(printable(file) for file in sorted(before - now))
-    new = ", ".join(printable(file) for file in sorted(now - before))
-    what = "; ".join([f"without {gone}"] * bool(gone) + [f"with {new}"] * bool(new))
-    raise OtherDisks(
-        f"The VM {place.name} has other disks: this command line comes {what}.",
-        f"Choose another name for this VM, or end snaptree's care of the old one by `snaptree forget {place.name}`.",
-    )

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from ..model.errors import Interrupted, NotReady, SnaptreeError, from_code
 from ..model.reason import Reason
-from .care import End, Ready
+from .exchange import End, Ready
 
 Work = Callable[[Callable[[Ready], None]], Coroutine[Any, Any, End]]
 

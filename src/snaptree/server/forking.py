@@ -31,7 +31,8 @@ from ..places.places import VMPlace
 from ..qemu import commandline, copies, diskargs, fillings
 from ..qemu.session import Session
 from . import logs, starting
-from .care import End, Options, Ready, Supervised
+from .care import Supervised
+from .exchange import End, Options, Ready
 from .supervisor import refuse_command_line, take_lock
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from ..model.names import check_vm_name
 from ..model.snapshot import Snapshot
 from ..places.places import VMPlace
 from . import daemon, forking, logs
-from .care import End, Ready
+from .exchange import End, Ready
 
 FORKS_MAX = 1000
 

@@ -15,7 +15,8 @@ from ..qemu.machines import Emulator
 from ..qemu.rambackend import RAMPlan
 from ..qemu.ramunseen import CONFIGURED, groups_of
 from . import logs
-from .care import Options, Supervised
+from .care import Supervised
+from .exchange import Options
 
 
 async def start(

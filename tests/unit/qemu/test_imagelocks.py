@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from snaptree.model.errors import Refused
-from snaptree.qemu.imagelocks import held
+from snaptree.qemu.imagelocks import held, in_use
 
 
 @pytest.fixture
@@ -47,6 +47,20 @@ def test_whoever_has_one_image_open_keeps_all_of_them_from_being_held(images: li
     os.close(fd)
     with held(images):
         pass
+
+
+@pytest.mark.parametrize("byte", [100, 101, 103, 203, 263])
+def test_an_image_that_somebody_has_open_as_qemu_has_is_in_use(images: list[str], byte: int) -> None:
+    assert not in_use(images[0])
+    fd = lock(images[0], byte)
+    assert in_use(images[0])
+    assert not in_use(images[1])
+    os.close(fd)
+    assert not in_use(images[0])
+
+
+def test_an_image_that_is_not_there_is_not_in_use(images: list[str]) -> None:
+    assert not in_use(images[0] + "-gone")
 
 
 def test_an_image_that_is_not_there_is_refused_and_nothing_stays_held(images: list[str]) -> None:
