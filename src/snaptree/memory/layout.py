@@ -61,6 +61,7 @@ class RAMRegion:
     :param path: where its file can be opened, for reading and writing.
     :param device: of the file, with ``inode`` its identity (stat(2)).
     :param private: a part of it is a private mapping: the file then doesn't show what QEMU sees.
+    :param covered: all of it is.
     """
 
     block: str
@@ -70,6 +71,7 @@ class RAMRegion:
     device: int
     inode: int
     private: bool = False
+    covered: bool = False
 
     @property
     def pages(self) -> int:
@@ -182,8 +184,8 @@ def _find_region(
     inside = covers(maps, address, address + backend.size)
     if inside is None or found.st_size < backend.size or backend.size % PAGE_SIZE:
         return _unusable(backend, f"is not mapped in one piece of {backend.size} bytes")
-    private = any(line.private for line in inside)
-    return RAMRegion(backend.block, backend.size, address, path, found.st_dev, found.st_ino, private)
+    private, covered = any(line.private for line in inside), all(line.private for line in inside)
+    return RAMRegion(backend.block, backend.size, address, path, found.st_dev, found.st_ino, private, covered)
 
 
 def _as_seen_here(pid: int, backend: Backend, files: Mapping[int, str]) -> str:

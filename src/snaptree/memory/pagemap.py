@@ -7,7 +7,7 @@ import os
 import select
 import struct
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,17 @@ PAGEMAP_SCAN = 0xC0606610
 PM_SCAN_WP_MATCHING = 1
 PM_SCAN_CHECK_WPASYNC = 2
 PAGE_IS_WRITTEN = 1 << 1
+PAGE_IS_FILE = 1 << 2
+PAGE_IS_PRESENT = 1 << 3
+PAGE_IS_SWAPPED = 1 << 4
+PAGE_IS_PFNZERO = 1 << 5
+
+_Categories: TypeAlias = tuple[int, int, int]
+"""Inverted, all of, any of."""
+_NOT_OWN = PAGE_IS_FILE | PAGE_IS_PFNZERO
+_WRITTEN: _Categories = (0, PAGE_IS_WRITTEN, 0)
+_COPY: _Categories = (_NOT_OWN, _NOT_OWN | PAGE_IS_PRESENT, 0)
+_WRITTEN_COPY: _Categories = (_NOT_OWN, _NOT_OWN | PAGE_IS_WRITTEN, PAGE_IS_PRESENT | PAGE_IS_SWAPPED)
 
 _SCAN_ARG = struct.Struct("<12Q")
 _WALK_END = 4
@@ -64,7 +75,7 @@ class Pagemap:
             os.close(self._process)
             self._fd = -1
 
-    def scan(self, start: int, end: int, *, arm: bool, max_pages: int = 0) -> NDArray[np.int64]:
+    def scan(self, start: int, end: int, *, arm: bool, max_pages: int = 0, private: bool = False) -> NDArray[np.int64]:
         """Return the ranges of pages that were written, and with ``arm`` begin anew with these.
 
         The rest stays as it is: arming drops mappings of KVM, so only what was written is armed.
@@ -73,20 +84,36 @@ class Pagemap:
         :param arm: only while the VM is stopped: a read with O_DIRECT that is under way would write to pages whose
             marks were just taken off, without a fault.
         :param max_pages: stop after so many pages; 0 for all.
+        :param private: all of it is private mappings: what was never written there was never copied, and needs no mark
+            to tell, nor a page table to hold one.  Without ``arm`` before, all that was ever written.
         :returns: rows of (first, last + 1), ascending, in pages from ``start``.
         :raises PermissionError: where a part of the range isn't registered (``userfault.register``).
         :raises OSError: EINVAL or ENOTTY where the kernel has no PAGEMAP_SCAN (before Linux 6.7).
         :raises ProcessLookupError: where the process is gone.
         """
-        found = []
         flags = PM_SCAN_CHECK_WPASYNC | (PM_SCAN_WP_MATCHING if arm else 0)
+        return self._scan(start, end, flags, _WRITTEN_COPY if private else _WRITTEN, max_pages)
+
+    def copies(self, start: int, end: int) -> NDArray[np.int64]:
+        """Return the ranges of pages that a process has for itself in private mappings, in memory.
+
+        They were written once, and neither given back nor swapped out since: the kernel tells those two alike, where
+        what was given back had been armed.
+
+        :returns: as :meth:`scan`.
+        :raises OSError, ProcessLookupError: as :meth:`scan`.
+        """
+        return self._scan(start, end, 0, _COPY, 0)
+
+    def _scan(self, start: int, end: int, flags: int, categories: _Categories, max_pages: int) -> NDArray[np.int64]:
+        found = []
         left, at = max_pages, start
         while at < end:
             arg = bytearray(
                 _SCAN_ARG.pack(
                     *(_SCAN_ARG.size, flags, at, end, 0),
                     *(self._regions.ctypes.data, len(self._regions), left),
-                    *(0, PAGE_IS_WRITTEN, 0, PAGE_IS_WRITTEN),  # inverted, all of, any of, returned
+                    *(*categories, PAGE_IS_WRITTEN),  # inverted, all of, any of, returned
                 )
             )
             count = fcntl.ioctl(self._fd, PAGEMAP_SCAN, arg, True)

@@ -107,11 +107,11 @@ def _other_leaves(map: PageMap, start: int, end: int, flat: int | None) -> Pages
     entries = map.root[leaves]
     kinds = kinds_of(entries)
     if flat is None:
-        return leaves[kinds != Kind.ZERO]
+        return np.asarray(leaves[kinds != Kind.ZERO], np.int64)
     same = (kinds == Kind.DENSE) & (slots_of(entries).astype(np.int64) == flat + leaves * LEAF)
     if map.is_own(np.array([flat]))[0]:
         same |= kinds == Kind.ZERO  # where the image was made for this snapshot it holds nothing else
-    return leaves[~same]
+    return np.asarray(leaves[~same], np.int64)
 
 
 def _pieces(store: PageStore, pages: Pages, slots: NDArray[np.int64], start: int) -> Iterator[MapRun]:

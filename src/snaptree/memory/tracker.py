@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from typing import Literal, Protocol
 
 import numpy as np
@@ -30,7 +31,8 @@ class Tracker(Protocol):
 
     Pages that lost their memory (a balloon, free page reporting) were not written: where the VM has such a device, ask
     with ``holes``, and those that are holes now and were none at the last ``arm`` or ``take`` with ``holes`` are among
-    the pages; without such a last time, all that are holes now.
+    the pages; without such a last time, all that are holes now.  Of RAM in private mappings a hole is what the process
+    has no copy of any more: it is what the mapped file says again.
 
     :ivar name: ``userfaultfd`` or ``compare``.
     :ivar why: a sentence that says why it is this one.
@@ -64,7 +66,7 @@ class UserfaultTracker:
         self.why = why
         self._ram = ram
         self._pagemap = pagemap
-        self._holes = Holes(ram)
+        self._holes = Holes(ram, self._populated)
 
     def arm(self, *, holes: bool = False) -> None:
         """Forget everything written so far."""
@@ -87,7 +89,8 @@ class UserfaultTracker:
         found = []
         left = enough
         for region, first in zip(self._ram.regions, self._ram.firsts, strict=True):
-            ranges = self._pagemap.scan(region.address, region.address + region.size, arm=arm, max_pages=left)
+            end = region.address + region.size
+            ranges = self._pagemap.scan(region.address, end, arm=arm, max_pages=left, private=region.covered)
             pages = to_pages(ranges) + first
             found.append(pages)
             if enough:
@@ -95,6 +98,16 @@ class UserfaultTracker:
                 if left <= 0:
                     break
         return np.concatenate(found) if found else np.empty(0, np.int64)
+
+    def _populated(self) -> Ranges:
+        """Return the pages that have memory; where all is private mappings, those that the process has copied."""
+        found = self._ram.populated()
+        for region, first in zip(self._ram.regions, self._ram.firsts, strict=True):
+            if region.covered:
+                own = self._pagemap.copies(region.address, region.address + region.size) + first
+                before, after = found[:, 0] < first, found[:, 0] >= first + region.pages
+                found = np.concatenate([found[before], own, found[after]])
+        return found
 
 
 class CompareTracker:
@@ -106,7 +119,7 @@ class CompareTracker:
     def __init__(self, ram: GuestRAM, why: str) -> None:
         self.why = why
         self._ram = ram
-        self._holes = Holes(ram)
+        self._holes = Holes(ram, ram.populated)
 
     def arm(self, *, holes: bool = False) -> None:
         """Note the holes only."""
@@ -125,15 +138,19 @@ class CompareTracker:
 
 
 class Holes:
-    """Which pages had memory the last time."""
+    """Which pages had memory the last time.
 
-    def __init__(self, ram: GuestRAM) -> None:
+    :param populated: says which have it now.
+    """
+
+    def __init__(self, ram: GuestRAM, populated: Callable[[], Ranges]) -> None:
         self._ram = ram
+        self._populated = populated
         self._before: Ranges | None = None
 
     def note(self, wanted: bool) -> None:
         """Note them, or forget them."""
-        self._before = self._ram.populated() if wanted else None
+        self._before = self._populated() if wanted else None
 
     def join(self, pages: Pages, wanted: bool) -> Pages:
         """Return ``pages`` together with those that became holes, and note anew."""
@@ -141,9 +158,11 @@ class Holes:
         self.note(wanted)
         if self._before is None:
             return pages
-        new_holes = ~to_mask(self._before, self._ram.pages)
-        if before is not None:
-            new_holes &= to_mask(before, self._ram.pages)
+        if before is None:
+            # What was never copied from a mapped file is no hole.
+            new_holes = ~to_mask(self._ram.populated(), self._ram.pages)
+        else:
+            new_holes = to_mask(before, self._ram.pages) & ~to_mask(self._before, self._ram.pages)
         return np.union1d(pages, np.flatnonzero(new_holes))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Iterator
 
@@ -10,6 +11,7 @@ import pytest
 from tests.unit.memory.own import OwnRAM
 
 from snaptree.memory import tracker, userfault
+from snaptree.memory.kernel import status
 from snaptree.memory.pagemap import Pagemap
 from snaptree.memory.ptrace import TracingRefused
 from snaptree.memory.ram import GuestRAM
@@ -72,6 +74,46 @@ def test_more_ranges_than_one_call_returns_are_all_told(watch: int, monkeypatch:
         assert tracked.take().tolist() == list(range(0, PAGES, 2))
         assert tracked.take().size == 0
         tracked.close()
+
+
+def test_of_private_mappings_what_was_written_is_told_once_and_nothing_else_takes_page_tables(watch: int) -> None:
+    pages = 1 << 18
+    with OwnRAM(10, "a") as shared, OwnRAM(pages, "b", covered=True) as own, watched(watch, shared, own) as ram:
+        tracked = tracker.choose(os.getpid(), ram, "userfaultfd")
+        shared.pages[3] = 1
+        own.pages[5] = 1
+        assert own.pages[6, 0] == 0  # read only
+        before = _page_table_kib()
+        assert 15 in tracked.take().tolist()
+        assert tracked.take().size == 0
+        for page in (5, 700, pages - 1):
+            own.pages[page, 1] += 1
+        shared.pages[4] = 1
+        everything = [4, 15, 710, pages + 9]
+        assert tracked.peek(2).tolist() == everything[:2]
+        assert tracked.take().tolist() == everything
+        assert tracked.take().size == 0
+        assert _page_table_kib() - before < 100  # marks for all of it take 2 MiB
+        tracked.close()
+
+
+def test_a_copy_that_was_given_back_is_a_hole_of_a_private_mapping(watch: int) -> None:
+    with OwnRAM(10, "a") as shared, OwnRAM(20, "b", covered=True) as own, watched(watch, shared, own) as ram:
+        tracked = tracker.choose(os.getpid(), ram, "userfaultfd")
+        shared.pages[:] = 1
+        own.pages[4:9] = 1
+        tracked.arm()
+        own.pages[2] = 1
+        assert tracked.take(holes=True).tolist() == [12]  # what was never copied is none
+        own.pages[8] = 2
+        own.map.madvise(mmap.MADV_DONTNEED, 7 * 4096, 2 * 4096)
+        assert tracked.take(holes=True).tolist() == [17, 18]
+        assert tracked.take(holes=True).size == 0
+        tracked.close()
+
+
+def _page_table_kib() -> int:
+    return int(status(os.getpid())["VmPTE"].split()[0])
 
 
 @pytest.mark.parametrize("wanted", ["userfaultfd", "compare"])
