@@ -15,19 +15,16 @@ import contextlib
 import ctypes
 import os
 import platform
-import re
 import signal
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from . import registers
+from .instructions import Code
 from .kernel import PR_SET_PTRACER, PR_SET_PTRACER_ANY, SYS_GETPID, SYS_PRCTL, ptrace, status
 from .refusal import TracingRefused, ptrace_scope, refusal, seccomp_objection
-from .registers import SIGRETURN, SYSCALL, SYSCALL_RET, Registers
+from .registers import Registers
 
 __all__ = ["Traced", "TracingRefused", "allow_later_tracers"]
 
@@ -55,9 +52,6 @@ ALL_SIGNALS = b"\xff" * SIGSET_BYTES
 
 SYSCALL_STOP = signal.SIGTRAP | 0x80
 LAST_ERRNO = 4095
-
-_LIBC_NAME = re.compile(r"/(libc[.-]|ld-musl)")
-_MAPS_LINE = re.compile(r"([0-9a-f]+)-([0-9a-f]+) r-xp \S+ \S+ \S+\s*(.*)")
 
 
 class Traced:
@@ -88,7 +82,7 @@ class Traced:
         if objection:
             raise objection
         try:
-            code = _Code.of(self.pid)
+            code = Code.of(self.pid)
             ptrace(PTRACE_SEIZE, self.pid, 0, PTRACE_O_TRACESYSGOOD)
         except PermissionError as error:
             raise refusal(self.pid, error) from error
@@ -134,7 +128,7 @@ class Traced:
             raise OSError(-result, os.strerror(-result))
         return result
 
-    def _prepare(self, code: _Code) -> None:
+    def _prepare(self, code: Code) -> None:
         """Lay the frame that leads back without us, and keep signals out."""
         self._instruction = code.syscall
         self._stack = self._saved["rsp"]
@@ -233,56 +227,6 @@ def allow_later_tracers(traced: Traced) -> None:
             raise
         except OSError:
             return  # a later supervisor will be refused, and say so
-
-
-@dataclass(frozen=True, slots=True)
-class _Code:
-    """Addresses of instructions in a process; 0 where there is none.
-
-    :param syscall: ``syscall``.
-    :param syscall_ret: ``syscall; ret``.
-    :param sigreturn: ``mov $15, %rax; syscall``.
-    """
-
-    syscall: int
-    syscall_ret: int
-    sigreturn: int
-
-    @classmethod
-    def of(cls, pid: int) -> Self:
-        """Look through the process's code.
-
-        :raises PermissionError: where we may not read it.
-        :raises ProcessLookupError: where it is gone.
-        """
-        syscall = syscall_ret = sigreturn = 0
-        for start, code in _executable(pid):
-            syscall = syscall or _find(code, start, SYSCALL)
-            syscall_ret = syscall_ret or _find(code, start, SYSCALL_RET)
-            sigreturn = sigreturn or next(filter(None, (_find(code, start, form) for form in SIGRETURN)), 0)
-            if syscall and syscall_ret and sigreturn:
-                break
-        if not syscall:
-            raise ProcessLookupError(f"process {pid} has no code: it is a kernel thread, or has ended")
-        return cls(syscall, syscall_ret, sigreturn)
-
-
-def _find(code: bytes, start: int, instructions: bytes) -> int:
-    place = code.find(instructions)
-    return start + place if place >= 0 else 0
-
-
-def _executable(pid: int) -> Iterator[tuple[int, bytes]]:
-    """Yield the executable mappings, with their addresses; first the C library, which has all that is looked for."""
-    found = [(int(m[1], 16), int(m[2], 16), m[3]) for m in _MAPS_LINE.finditer(Path(f"/proc/{pid}/maps").read_text())]
-    found.sort(key=lambda mapping: not _LIBC_NAME.search(mapping[2]))
-    memory = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        for start, end, _ in found:
-            with contextlib.suppress(OSError):  # [vsyscall] cannot be read
-                yield start, os.pread(memory, end - start, start)
-    finally:
-        os.close(memory)
 
 
 def _parent(pid: int) -> int:

@@ -84,16 +84,26 @@ def of_process(pid: int) -> int:
     there = find(pid)
     if there is None:
         with Traced(pid) as traced:
-            with _explained():
-                there = traced.call(SYS_USERFAULTFD, FLAGS)
-            allow_later_tracers(traced)
-            try:
-                # While it stands still, so that it cannot use or close that number.
-                return _fetch(pid, there)
-            except BaseException:
-                traced.call(SYS_CLOSE, there)
-                raise
+            return make(traced)
     return _fetch(pid, there)
+
+
+def make(traced: Traced) -> int:
+    """Make one in a process that has none, and stands still; return a descriptor of it.
+
+    Effects: as of :func:`of_process`.
+
+    :raises TracingRefused, UserfaultUnavailable, ProcessLookupError: as of :func:`of_process`.
+    """
+    with _explained():
+        there = traced.call(SYS_USERFAULTFD, FLAGS)
+    allow_later_tracers(traced)
+    try:
+        # While it stands still, so that it cannot use or close that number.
+        return _fetch(traced.pid, there)
+    except BaseException:
+        traced.call(SYS_CLOSE, there)
+        raise
 
 
 def find(pid: int) -> int | None:
