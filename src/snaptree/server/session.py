@@ -1,16 +1,11 @@
-"""One QMP client: its negotiation, its commands in order, its answers.  Not for: listening, nor for what commands do.
-
-Raw sockets instead of asyncio's streams, because descriptors travel beside the bytes (SCM_RIGHTS, unix(7)).
-"""
+"""One QMP client: its negotiation, its commands in order, its answers.  Not for: its bytes, nor what commands do."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import socket
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +15,9 @@ from ..model.names import printable
 from ..qemu.session import Reply
 from . import monitor
 from .commands import COMMANDS
+from .connection import Connection
 from .encode import encode, encode_compactly
-from .framer import Framer, Garbage, Limits, Message
+from .framer import Garbage, Message
 from .logs import qmp_log
 from .refusals import check_continuing, check_passing, is_job_form
 from .request import Argument, QMPError, Request, check_request, read_arguments
@@ -32,19 +28,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-QUEUE_MAX = 8
-"""Commands of one client that wait; QEMU's QMP_REQ_QUEUE_LEN_MAX."""
-UNSENT_MAX_BYTES = 16 << 20
-"""A client that leaves more than so much unread when there is more to say is dropped; one message may be longer."""
-FDS_MAX = 16
-"""QEMU's TCP_MAX_FDS."""
 CLOSE_TIMEOUT_S = 1.0
 """How long a client may take to read what it was told, where we end."""
 READ_TIMEOUT_S = 60.0
 """How long it may where it has ended its own side (socat does so with the input's end) and reads on."""
-TOKENS_MAX = (2 << 20) - 8
-"""QEMU's MAX_TOKEN_COUNT, less the id that a command gets on its way to QEMU."""
-
 MERGED = {"query-commands": merge_commands, "query-qmp-schema": merge_schema}
 """QEMU's answers that have ours added."""
 
@@ -53,23 +40,14 @@ class ClientSession:
     """A connected client."""
 
     def __init__(self, vm: VM, connection: socket.socket, who: str, server: Server) -> None:
-        connection.setblocking(False)
         self.who = who
         self._vm = vm
         self._server = server
-        self._socket = connection
-        self._framer = Framer(Limits(tokens=TOKENS_MAX))
-        self._negotiated = False
-        self._queue: deque[Message | Garbage | None] = deque()
         self._wakeup = asyncio.Event()
-        self._fds: deque[int] = deque()
-        self._out = bytearray()
-        self._sent = asyncio.Event()
-        self._sent.set()
-        self._reading = False
+        self._connection = Connection(connection, who, arrived=self._next, dropped=self._wakeup.set)
+        self._negotiated = False
         self._working = False
         self._asking = False
-        self._gone = False
         self._task: asyncio.Task[None] | None = None
 
     def start(self, done: Callable[[ClientSession], None]) -> None:
@@ -78,22 +56,21 @@ class ClientSession:
         self._task.add_done_callback(lambda task: self._ended(task, done))
         greeting = self._vm.session.greeting.get("QMP", {})
         # Out-of-band execution is not offered: everything waits its turn at QEMU's one session.
-        self._send(encode({"QMP": {**greeting, "capabilities": []}}))
-        self._read_on()
+        self._connection.send(encode({"QMP": {**greeting, "capabilities": []}}))
+        self._connection.read_on()
 
     def send_event(self, line: bytes) -> None:
         """Send an event, if the client has negotiated."""
         if self._negotiated:
-            self._send(line)
+            self._connection.send(line)
 
     async def close(self) -> None:
         """Let the client read what it was told, and end."""
         # What the worker is doing may hold an answer that the client waits for; it has ended or failed by now.
         for _ in range(3):
             await asyncio.sleep(0)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._sent.wait(), CLOSE_TIMEOUT_S)
-        self._drop()
+        await self._connection.sent(CLOSE_TIMEOUT_S)
+        self._connection.drop()
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -103,119 +80,30 @@ class ClientSession:
         if not task.cancelled() and task.exception() is not None:
             log.error("the session of %s failed", self.who, exc_info=task.exception())
 
-    # -- bytes
-
-    def _read_on(self) -> None:
-        if not self._reading and not self._gone:
-            self._reading = True
-            asyncio.get_running_loop().add_reader(self._socket.fileno(), self._readable)
-
-    def _read_off(self) -> None:
-        if self._reading:
-            self._reading = False
-            asyncio.get_running_loop().remove_reader(self._socket.fileno())
-
-    def _readable(self) -> None:
-        try:
-            data, fds, _, _ = socket.recv_fds(self._socket, 1 << 16, FDS_MAX)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:
-            data, fds = b"", []
-        if fds:
-            # As in QEMU, new descriptors replace those that no command has taken.
-            self._close_fds()
-            self._fds.extend(fds)
-        if not data:
-            self._read_off()
-            self._queue.append(None)
-        else:
-            self._queue.extend(self._framer.feed(data))
-            if len(self._queue) >= QUEUE_MAX:
-                self._read_off()
-        self._next()
-
-    def _send(self, data: bytes) -> None:
-        if self._gone:
-            return
-        if len(self._out) > UNSENT_MAX_BYTES:
-            log.warning("dropped the client %s: it has left %d bytes unread", self.who, len(self._out))
-            self._drop()
-            return
-        if not self._out:
-            try:
-                data = data[self._socket.send(data) :]
-            except (BlockingIOError, InterruptedError):
-                pass
-            except OSError:
-                self._drop()
-                return
-            if not data:
-                return
-            self._sent.clear()
-            asyncio.get_running_loop().add_writer(self._socket.fileno(), self._writable)
-        self._out += data
-
-    def _writable(self) -> None:
-        try:
-            sent = self._socket.send(memoryview(self._out)[: 1 << 20])
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:
-            self._drop()
-            return
-        del self._out[:sent]
-        if not self._out:
-            asyncio.get_running_loop().remove_writer(self._socket.fileno())
-            self._sent.set()
-
-    def _drop(self) -> None:
-        if self._gone:
-            return
-        self._gone = True
-        self._read_off()
-        asyncio.get_running_loop().remove_writer(self._socket.fileno())
-        self._sent.set()
-        self._close_fds()
-        self._socket.close()
-        self._queue.append(None)
-        self._wakeup.set()
-
-    def _close_fds(self) -> None:
-        while self._fds:
-            os.close(self._fds.popleft())
-
-    # -- commands
-
     async def _serve(self) -> None:
         try:
             while True:
-                while self._asking or not self._queue:
+                while self._asking or not self._connection.queue:
                     self._working = False
                     self._wakeup.clear()
                     await self._wakeup.wait()
                 self._working = True
-                frame = self._take()
+                frame = self._connection.take()
                 if frame is None:
-                    with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self._sent.wait(), READ_TIMEOUT_S)
+                    await self._connection.sent(READ_TIMEOUT_S)
                     return
                 reply = await self._answer(frame)
                 if reply is not None:
-                    self._send(encode(reply))
+                    self._connection.send(encode(reply))
         finally:
-            self._drop()
-
-    def _take(self) -> Message | Garbage | None:
-        frame = self._queue.popleft()
-        if len(self._queue) < QUEUE_MAX and None not in self._queue:
-            self._read_on()
-        return frame
+            self._connection.drop()
 
     def _next(self) -> None:
         """Let the next command be executed: at once where it only asks QEMU, else by the task, in its turn."""
-        if not (self._working or self._asking or self._gone) and self._queue and self._ask(self._queue[0]):
-            self._take()
+        connection = self._connection
+        idle = not (self._working or self._asking or connection.gone)
+        if idle and connection.queue and self._ask(connection.queue[0]):
+            connection.take()
         else:
             self._wakeup.set()
 
@@ -238,8 +126,8 @@ class ClientSession:
             self._asking = False
             if isinstance(reply, QEMUGone):
                 reply = {"error": error_object(reply)}
-            self._send(encode({**reply, "id": request.id} if request.id_present else reply))
-            if self._queue:
+            self._connection.send(encode({**reply, "id": request.id} if request.id_present else reply))
+            if self._connection.queue:
                 asyncio.get_running_loop().call_soon(self._next)
 
         self._asking = True
@@ -320,9 +208,8 @@ class ClientSession:
                 return {"return": refusal}
         self._note(request.command, " (passed on)")
         self._vm.passed(request.command)
-        if request.command in ("getfd", "add-fd") and self._fds:
-            fd = self._fds.popleft()
-            self._close_fds()  # as in QEMU, the first is taken and the others are gone
+        fd = self._connection.take_fd() if request.command in ("getfd", "add-fd") else None
+        if fd is not None:
             try:
                 return await self._vm.session.pass_on(message, write=encode_compactly, fd=fd)
             finally:
