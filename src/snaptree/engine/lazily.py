@@ -11,15 +11,19 @@ import asyncio
 import contextlib
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..memory import held, sound, userfault
 from ..memory.kernel import SYS_MMAP
 from ..memory.layout import Backend, RAMRegion, find_regions
+from ..memory.pages import block_start, chunks
 from ..memory.ptrace import Traced, TracingRefused
 from ..memory.store import PageStore
 from ..model.errors import SnaptreeError
@@ -28,13 +32,15 @@ from ..places.lock import SupervisorLock
 from ..places.places import VMPlace
 from . import forkram, ramway, trace
 from .forkram import RAMImage
-from .paged import PagedRAM
+from .paged import CHUNK_PAGES, PagedRAM
 
 if TYPE_CHECKING:
     from .vm import VM
 
 MAP_SHARED = 0x01
 """linux/mman.h"""
+FILES_MAX = 128
+"""QEMU inherits so many at most; 1,024 are what a process may commonly have open."""
 
 _OURS = "/memfd:snaptree:"
 _DESCRIPTOR = re.compile(r"/proc/[0-9]+/fd/([0-9]+)")
@@ -85,7 +91,7 @@ def open_ram(place: VMPlace, id: str) -> LazyRAM:
     with contextlib.ExitStack() as undo:
         store = PageStore.open(place.pages, clean=True, trace=trace.point)
         undo.callback(store.close)
-        image = forkram.image_of(store, id)
+        image = _of_few_files(forkram.image_of(store, id))
         lock = held.hold(store, id)
         undo.callback(lock.release)
         files = undo.enter_context(forkram.opened(image.files))
@@ -142,6 +148,25 @@ def _map(vm: VM, pid: int, backends: Sequence[tuple[str, str, int]], ram: LazyRA
     trace.point("resume.mapped")
 
 
+def _of_few_files(image: RAMImage) -> RAMImage:
+    """Return an image that maps no more files than a process may commonly open; what is in the others is copied."""
+    pages = Counter[Path]()
+    for _, run in image.mapped:
+        if run.path is not None:
+            pages[run.path] += run.count
+    if len(pages) <= FILES_MAX:
+        return image
+    kept = {path for path, _ in pages.most_common(FILES_MAX)}
+    mapped, copied = [], [image.copied]
+    for block, run in image.mapped:
+        if run.path is None or run.path in kept:
+            mapped.append((block, run))
+        else:
+            first = block_start(image.layout, block) + run.page_in_block
+            copied.append(np.arange(first, first + run.count, dtype=np.int64))
+    return replace(image, mapped=tuple(mapped), copied=np.sort(np.concatenate(copied)))
+
+
 def _check_regions(regions: Sequence[RAMRegion], reasons: Sequence[Reason], ram: LazyRAM) -> None:
     """Make sure that a snapshot's RAM can be mapped over that of a QEMU.
 
@@ -173,7 +198,8 @@ def settle(paged: PagedRAM, ram: LazyRAM) -> None:
 
     :raises PagesDamaged: where one of the pages is.
     """
-    forkram.copy_rest(paged.ram, paged.store, ram.id, ram.image)
+    for part in chunks(ram.image.copied, CHUNK_PAGES):
+        forkram.copy_rest(paged.ram, paged.store, ram.id, replace(ram.image, copied=part))
     paged.arm()
     paged.settle(ram.id)
 
