@@ -7,6 +7,7 @@ it could change them: a guest's balloon would punch holes into the file under al
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,13 +16,15 @@ from pathlib import Path
 
 import numpy as np
 
+from ..memory import userfault
 from ..memory.kernel import SYS_CLOSE, SYS_MMAP
 from ..memory.layout import RAMRegion
 from ..memory.pages import PAGE, Layout, Pages
-from ..memory.ptrace import Traced
+from ..memory.ptrace import Traced, TracingRefused
 from ..memory.ram import GuestRAM, new_content
 from ..memory.runs import MapRun
 from ..memory.store import PageStore
+from . import ramway
 
 # linux/mman.h
 PROT_READ, PROT_WRITE = 1, 2
@@ -62,11 +65,13 @@ def image_of(store: PageStore, id: str) -> RAMImage:
     start = 0
     layout = store.map(id).layout
     for block in layout:
+        below = MapRun(0, block.size // PAGE, None, 0)  # all of it is private, so that only copies were ever written
         for run in store.runs(id, block.name):
-            if run.page_in_block == 0 and run.count == block.size // PAGE:
-                mapped.append((block.name, run))  # what lies under the others
+            if run.page_in_block == 0 and run.count == below.count:
+                below = run
             else:
                 small.append((run.count, start + run.page_in_block, block.name, run))
+        mapped.append((block.name, below))
         start += block.size // PAGE
     small.sort(key=lambda item: item[0])
     copied: list[Pages] = []
@@ -96,7 +101,8 @@ def opened(files: Iterable[Path]) -> Iterator[dict[Path, int]]:
 def map_image(pid: int, regions: Sequence[RAMRegion], image: RAMImage, inherited: Mapping[Path, int]) -> None:
     """Map a snapshot's RAM in a QEMU whose guest has not run.
 
-    Effects on success: every file that was inherited for it is closed in QEMU again.
+    Effects on success: every file that was inherited for it is closed in QEMU again, which has a userfaultfd, if that
+    can be had.
     Effects on failure: its RAM is of no moment; QEMU has to be ended.
 
     :param inherited: the descriptors that QEMU has of the files.
@@ -119,6 +125,10 @@ def map_image(pid: int, regions: Sequence[RAMRegion], image: RAMImage, inherited
             )
         for fd in inherited.values():
             traced.call(SYS_CLOSE, fd)
+        if os.environ.get(ramway.TRACKER) != "compare":
+            # Whoever chooses the tracker finds it there, and need not stop QEMU once more.
+            with contextlib.suppress(TracingRefused, userfault.UserfaultUnavailable):
+                os.close(userfault.make(traced))
 
 
 def copy_rest(ram: GuestRAM, store: PageStore, id: str, image: RAMImage) -> None:
