@@ -118,9 +118,9 @@ class OnImages:
 
     def create(self, name: str, description: str | None, *, wait: bool) -> dict[str, Any]:
         """Take a snapshot of the images."""
-        from ..engine import offline_create  # noqa: PLC0415  SQLite and the qcow2 reader
+        from ..engine import offline_verbs  # noqa: PLC0415  SQLite and the qcow2 reader
 
-        done = offline_create.create(self._place, name, description or "", wait=wait)
+        done = offline_verbs.create(self._place, name, description or "", wait=wait)
         return {**self._snapshot(done.snapshot.id), "duration_ms": done.duration_ms, "pause_ms": 0}
 
     def present(self, *, wait: bool) -> dict[str, Any]:
@@ -129,29 +129,29 @@ class OnImages:
 
     def load(self, which: Mapping[str, str] | None, options: LoadOptions) -> dict[str, Any]:
         """Bring the images back."""
-        from ..engine import offline_load  # noqa: PLC0415
+        from ..engine import offline_verbs  # noqa: PLC0415
 
         how: dict[str, Any] = {"allow_resize": options.allow_resize, "keep": options.keep, "wait": options.wait}
         if which is None:
-            done = offline_load.undo(self._place, **how)
+            done = offline_verbs.undo(self._place, **how)
         else:
-            done = offline_load.load(self._place, name=which.get("name"), id=which.get("id"), **how)
+            done = offline_verbs.load(self._place, name=which.get("name"), id=which.get("id"), **how)
         timing = {"duration_ms": done.duration_ms, "pause_ms": 0}
         kept = {"kept": done.kept.name if done.kept is not None else None, "not_kept": done.not_kept}
         return {**self._snapshot(done.snapshot.id), **timing, "ram_loaded": False, **kept, "paused": False}
 
     def delete(self, which: Mapping[str, str], *, children: bool, wait: bool) -> dict[str, Any]:
         """Take snapshots off the images."""
-        from ..engine import offline_delete  # noqa: PLC0415
+        from ..engine import offline_verbs  # noqa: PLC0415
 
-        gone, duration_ms = offline_delete.delete(self._place, **which, children=children, wait=wait)
+        gone, duration_ms = offline_verbs.delete(self._place, **which, children=children, wait=wait)
         return {"deleted": [{"name": s.name, "id": s.id} for s in gone], "duration_ms": duration_ms}
 
     def adopt(self, tag: str, name: str, description: str | None, *, wait: bool) -> dict[str, Any]:
         """Note the snapshot in catalog and lineage."""
-        from ..engine import offline_adopt  # noqa: PLC0415
+        from ..engine import offline_verbs  # noqa: PLC0415
 
-        done = offline_adopt.adopt(self._place, tag, name, description or "", wait=wait)
+        done = offline_verbs.adopt(self._place, tag, name, description or "", wait=wait)
         return self._snapshot(done.snapshot.id, "tag")
 
     def _snapshot(self, id: str, *more: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""create, for a VM that doesn't run: its disks, and nothing else.  Not for: RAM, which there is none of."""
+"""A snapshot of the disks of a VM that doesn't run.  Not for: RAM, which there is none of; nor holding the VM."""
 
 from __future__ import annotations
 
@@ -12,39 +12,15 @@ from ..catalog.lineage import create_record, delete_record
 from ..catalog.rows import from_record, to_record
 from ..model.errors import ImageError, NameTaken, NotReady, SnaptreeError
 from ..model.ids import NIL, new_id
-from ..model.names import check_name, printable
+from ..model.names import printable
 from ..model.snapshot import Snapshot
 from ..model.tags import format_tag
-from ..places.places import VMPlace
 from . import trace
-from .offline_hold import Done, Stopped, client_name, stopped, stopwatch
+from .offline_hold import Stopped
 from .offline_reasons import create_reasons
-from .offline_recover import settle
 from .room import TABLES_BYTES, explain
 
 OK = "ok, disks only"
-
-
-def create(place: VMPlace, name: str, description: str = "", *, client: str = "", wait: bool = True) -> Done:
-    """Take a snapshot of the images of a VM that doesn't run.
-
-    Prerequisites: ``name`` is a name and free; :func:`~.offline_reasons.create_reasons` finds nothing.
-    Effects on success: every image holds the snapshot under one tag; it is in the catalog with ``memory`` "none", and
-    current.
-    Effects on failure: none; what was written of it is removed again, now or by the next command.
-
-    :raises BadName, UsageError, NameTaken, NotReady, VMRuns, Busy, Refused: before anything was changed.
-    :raises ImageError: where qemu-img can't.
-    """
-    from .create import check_description  # noqa: PLC0415  asyncio
-
-    check_name(name)
-    check_description(description)
-    client = client or client_name()
-    with stopped(place, wait=wait) as vm:
-        clock = stopwatch()
-        settle(vm)
-        return Done(create_held(vm, name, description, client=client, clock=clock), clock())
 
 
 def create_held(
@@ -56,7 +32,10 @@ def create_held(
     clock: Callable[[], float] = lambda: 0.0,
     automatic: bool = False,
 ) -> Snapshot:
-    """As :func:`create`, for a caller who holds the VM and has settled what was cut off.
+    """Take a snapshot of the images of a VM that is held, and has nothing left that was cut off.
+
+    Prerequisites: ``name`` is a name and free; :func:`~.offline_reasons.create_reasons` finds nothing.
+    Effects: as of :func:`.offline_verbs.create`.
 
     :param automatic: nobody asked for it by this name.
     """

@@ -1,4 +1,4 @@
-"""delete, for a VM that doesn't run: snapshots off its images.  Not for: choosing them."""
+"""Deleting snapshots off the images of a VM that doesn't run.  Not for: choosing them."""
 
 from __future__ import annotations
 
@@ -10,43 +10,11 @@ from ..catalog.lineage import delete_record
 from ..model.errors import ImageError, Refused, SnaptreeError
 from ..model.names import printable
 from ..model.snapshot import Snapshot
-from ..model.tree import subtree
 from ..places.places import VMPlace
 from . import trace
 from .entries import is_of, strangers
-from .offline_hold import Stopped, client_name, stopped, stopwatch
-from .offline_recover import settle
+from .offline_hold import Stopped
 from .pinned import check_unpinned
-
-
-def delete(
-    place: VMPlace,
-    *,
-    name: str | None = None,
-    id: str | None = None,
-    children: bool = False,
-    client: str = "",
-    wait: bool = True,
-) -> tuple[list[Snapshot], float]:
-    """Delete a snapshot from all images of a VM that doesn't run; with ``children`` everything below it too.
-
-    Prerequisites: the snapshot is there, and every image can be read.
-    Effects on success: no image holds it, the catalog neither; its children go to its parent; where it was current its
-    parent is.
-    Effects on failure: as of :func:`.delete.delete`.
-
-    :return: what is gone, the one that was named first; and how many milliseconds it took.
-    :raises NoSuchSnapshot, AmbiguousId, UsageError, VMRuns, Busy, Refused: before anything was changed.
-    :raises ImageError: where qemu-img can't.
-    """
-    client = client or client_name()
-    with stopped(place, wait=wait) as vm:
-        clock = stopwatch()
-        settle(vm)
-        snapshot = vm.catalog.find(name=name, id=id)
-        doomed = subtree(vm.catalog.snapshots(), snapshot.id) if children else [snapshot]
-        delete_held(vm, snapshot, doomed, client=client, clock=clock)
-        return doomed[::-1], clock()
 
 
 def delete_held(
@@ -57,7 +25,9 @@ def delete_held(
     client: str,
     clock: Callable[[], float] = lambda: 0.0,
 ) -> None:
-    """As :func:`delete`, for a caller who holds the VM and has settled what was cut off.
+    """Delete snapshots off the images of a VM that is held, and has nothing left that was cut off.
+
+    Effects: as of :func:`.offline_verbs.delete`.
 
     :param snapshot: the one that is named where it fails.
     :param doomed: all that go, children first.

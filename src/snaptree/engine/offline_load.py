@@ -1,4 +1,4 @@
-"""load, for a VM that doesn't run: its disks go back, and nothing else.  Not for: RAM, which only a QEMU can take."""
+"""The disks of a VM that doesn't run go back to a snapshot.  Not for: RAM, which only a QEMU can take."""
 
 from __future__ import annotations
 
@@ -11,62 +11,19 @@ from ..catalog.lineage import load_record
 from ..catalog.undo import read_undo
 from ..model.errors import LoadIncomplete, NoSuchSnapshot, NotReady, SnaptreeError
 from ..model.snapshot import Snapshot
-from ..places.places import VMPlace
 from . import images, trace
-from .offline_hold import Done, Stopped, client_name, listed, stopped, stopwatch
+from .offline_hold import Done, Stopped, listed, stopwatch
 from .offline_keep import keep_before, prune
 from .offline_reasons import load_reasons
-from .offline_recover import settle
-from .undo_target import target
 
 OK = "ok, disks only"
 
 
-def load(
-    place: VMPlace,
-    *,
-    name: str | None = None,
-    id: str | None = None,
-    allow_resize: bool = False,
-    keep: bool | None = None,
-    client: str = "",
-    wait: bool = True,
-) -> Done:
-    """Bring the images of a VM that doesn't run back to a snapshot.
+def load_held(vm: Stopped, snapshot: Snapshot, *, allow_resize: bool, keep: bool | None, client: str) -> Done:
+    """Bring the images back to a snapshot, of a VM that is held, and has nothing left that was cut off.
 
-    Prerequisites: :func:`~.offline_reasons.load_reasons` finds nothing.
-    Effects on success: every image is as it was; the snapshot is current.  RAM of a snapshot that has it is not loaded:
-    the VM starts cold from these disks, as after a power cut at that moment.  Where the disks were not at the current
-    snapshot, an automatic one holds what they were, unless ``keep`` is false.
-    Effects on failure: none before the first image was changed, but that the disks may be kept.  After it, the VM is
-    marked as broken and says which image is in which state, until a load is whole.
-
-    :param keep: whether to take that automatic one; without a word it is taken where it can be.
-    :raises NoSuchSnapshot, AmbiguousId, UsageError, NotReady, VMRuns, Busy, Refused: before anything was changed.
-    :raises LoadIncomplete: where it stopped half way.
+    Effects: as of :func:`.offline_verbs.load`.
     """
-    client = client or client_name()
-    with stopped(place, wait=wait) as vm:
-        settle(vm)
-        snapshot = vm.catalog.find(name=name, id=id)
-        return _load(vm, snapshot, allow_resize=allow_resize, keep=keep, client=client)
-
-
-def undo(
-    place: VMPlace, *, allow_resize: bool = False, keep: bool | None = None, client: str = "", wait: bool = True
-) -> Done:
-    """Bring the images back to where the VM was before its last load; as a load it can be undone itself.
-
-    :raises Refused, NoSuchSnapshot: as :func:`.undo_target.target`.
-    :raises NotReady, VMRuns, Busy, LoadIncomplete: as :func:`load`.
-    """
-    client = client or client_name()
-    with stopped(place, wait=wait) as vm:
-        settle(vm)
-        return _load(vm, target(vm.catalog, place.name), allow_resize=allow_resize, keep=keep, client=client)
-
-
-def _load(vm: Stopped, snapshot: Snapshot, *, allow_resize: bool, keep: bool | None, client: str) -> Done:
     reasons = load_reasons(vm, snapshot, allow_resize=allow_resize)
     if reasons:
         raise NotReady(f"{snapshot.name} cannot be loaded now: {reasons[0].message}", reasons[0].remedy, reasons)

@@ -1,7 +1,8 @@
-"""Finish or undo what a killed command left in the journal of a VM that doesn't run.  Not for: a VM that runs.
+"""Finish or undo what the journal of a VM that doesn't run holds.  Not for: a VM that runs.
 
 The images are held, so nothing else changes them.  A create that is not whole is taken off again; a load that has
-changed an image goes on, as a delete does.
+changed an image goes on, as a delete does.  So it is with what was cut off while the VM ran: of that, see
+:mod:`.repair_journal`.
 """
 
 from __future__ import annotations
@@ -10,23 +11,26 @@ import logging
 
 from ..catalog.history import Journal
 from ..catalog.opening import has_content
-from ..model.errors import ImageError, Refused
+from ..model.errors import ImageError, SnaptreeError
+from ..model.names import printable
 from ..places.lock import SupervisorLock
 from ..places.places import VMPlace
 from ..qemu import imagelocks
+from . import adopt, offline_create, offline_delete, offline_load, repair_journal
 from .offline_hold import Stopped, disks_of, opened
 
 log = logging.getLogger(__name__)
 
 
 def settle(vm: Stopped) -> str:
-    """Bring a VM that doesn't run to a whole state after a command was killed in the middle.
+    """Bring a VM that doesn't run to a whole state after a command, its supervisor or QEMU was killed in the middle.
 
-    Effects: the journal is empty.
+    Effects on success: the journal is empty.
+    Effects on failure: the journal is as it was; or the VM is marked as broken.
 
     :return: what was found and done, in a sentence; empty where nothing was to do.
-    :raises Refused: where only a start can, because QEMU was in the middle of it.
     :raises ImageError, LoadIncomplete: where it can't be now.
+    :raises SnaptreeError: where the journal holds what nobody knows.
     """
     journal = vm.catalog.journal()
     if journal is None:
@@ -54,8 +58,6 @@ def before_start(place: VMPlace, lock: SupervisorLock) -> str:
 
 
 def _settle(vm: Stopped, journal: Journal) -> str:
-    from . import adopt, offline_create, offline_delete, offline_load  # noqa: PLC0415  they settle first themselves
-
     client, plan = journal.client, journal.plan
     match journal.operation:
         case "offline-create":
@@ -71,8 +73,15 @@ def _settle(vm: Stopped, journal: Journal) -> str:
             return offline_delete.resume(vm, list(plan["ids"]), client)
         case "adopt":
             return adopt.resume(vm.catalog, vm.place, journal)
+        case "create":
+            return repair_journal.end_create(vm, journal)
+        case "load":
+            return repair_journal.end_load(vm, journal)
+        case "repair":
+            return repair_journal.end_repair(vm, journal)
         case other:
-            raise Refused(
-                f"A {other} of the VM {vm.place.name} was cut off, and is not finished or undone yet.",
-                f"`snaptree run {vm.place.name} -- QEMU ARGS…` does that; then stop it again.",
+            raise SnaptreeError(
+                f"The journal of the VM {vm.place.name} holds an operation {printable(other)} that this snaptree"
+                " doesn't know.",
+                "Use the snaptree that wrote it, or a newer one.",
             )

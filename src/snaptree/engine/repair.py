@@ -33,8 +33,9 @@ from .check_pages import book_with_pages, free_pages
 from .check_read import devices_of, examine, read_book
 from .check_run import check_home, recorded
 from .offline_hold import Stopped, disks_of, locked, opened
+from .offline_recover import settle
 from .rebuild import Rebuilt
-from .repair_journal import end_operation, remove_tag
+from .repair_journal import remove_tag
 from .repair_plan import Plan, Step, plan
 
 
@@ -113,7 +114,7 @@ def _do(work: Work, step: Step, client: str) -> None:
         case "end-operation" | "remove-remnant":
             with _held(work) as vm:
                 if step.kind == "end-operation":
-                    end_operation(vm)
+                    settle(vm)
                 else:
                     _remove(vm, step, client)
         case "add-snapshot" | "mark-inconsistent" | "mark-whole":

@@ -1,4 +1,4 @@
-"""Finishing or undoing what the journal of a VM at rest holds, by its images alone.  Not for: a VM that runs.
+"""Finishing or undoing, by the images alone, what was cut off while the VM ran.  Not for: a VM that runs now.
 
 As when QEMU starts again (:mod:`.recover`): what has passed its point of no return rolls forward, the rest rolls back.
 """
@@ -16,30 +16,8 @@ from ..model.errors import ImageError, SnaptreeError
 from ..model.snapshot import Snapshot
 from . import images, trace
 from .check_pages import pages_are_there
+from .offline_delete import forget_pages
 from .offline_hold import Stopped
-from .offline_recover import settle
-
-
-def end_operation(vm: Stopped) -> str:
-    """Finish or undo what the journal holds.
-
-    Effects: the journal is empty; or it is as it was, where an image can't be read or written now.
-
-    :return: what was done, in a sentence.
-    :raises ImageError: where an image can't be read or changed.
-    """
-    journal = vm.catalog.journal()
-    if journal is None:
-        return ""
-    match journal.operation:
-        case "create":
-            return _create(vm, journal)
-        case "load":
-            return _load(vm, journal)
-        case "repair":
-            return _repair(vm, journal)
-        case _:
-            return settle(vm)
 
 
 def remove_tag(vm: Stopped, tag: str) -> None:
@@ -53,7 +31,11 @@ def remove_tag(vm: Stopped, tag: str) -> None:
             trace.point("repair.removed")
 
 
-def _create(vm: Stopped, journal: Journal) -> str:
+def end_create(vm: Stopped, journal: Journal) -> str:
+    """Finish a create that is whole on all images, and undo any other; return what was done.
+
+    :raises ImageError: where an image can't be read or changed; the journal is as it was.
+    """
     raw = dict(journal.plan["snapshot"])
     name, id = str(raw["name"]), str(raw["id"])
     snapshot = whole(vm, raw)
@@ -63,6 +45,7 @@ def _create(vm: Stopped, journal: Journal) -> str:
         vm.catalog.created(snapshot, vm.entry("create", name, id, journal.client, result=result))
         return f"The create of {name}, which was cut off, has been finished."
     remove_tag(vm, str(raw["tag"]))
+    forget_pages(vm.place, id)
     vm.append_lineage(delete_record([id]))
     vm.catalog.ended(vm.entry("create", name, id, journal.client, result="failed: cut off in the middle; removed"))
     return f"The create of {name}, which was cut off, has been undone."
@@ -96,7 +79,11 @@ def whole(vm: Stopped, raw: Mapping[str, Any]) -> Snapshot | None:
     return from_record({**raw, **more})
 
 
-def _load(vm: Stopped, journal: Journal) -> str:
+def end_load(vm: Stopped, journal: Journal) -> str:
+    """Finish a load that has changed an image, for the disks alone, and undo any other; return what was done.
+
+    :raises ImageError: where an image can't be read or changed; the journal is as it was.
+    """
     raw = journal.plan
     name, id, tag = str(raw["name"]), str(raw["id"]), str(raw["tag"])
     files: dict[str, str] = dict(raw["files"])
@@ -128,7 +115,8 @@ def _load(vm: Stopped, journal: Journal) -> str:
     )
 
 
-def _repair(vm: Stopped, journal: Journal) -> str:
+def end_repair(vm: Stopped, journal: Journal) -> str:
+    """Go on taking off what a repair had begun to take off; return what was done."""
     tag = str(journal.plan["tag"])
     remove_tag(vm, tag)
     vm.catalog.ended(vm.entry("repair", "", "", journal.client, result="ok, finished afterwards"))

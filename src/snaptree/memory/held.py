@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..model.errors import PageStoreError
 from ..places import lock
-from . import delete, disk
+from . import disk
 
 if TYPE_CHECKING:
     from .store import PageStore
@@ -83,7 +83,7 @@ def release(store: PageStore) -> None:
     :raises PageStoreError: where the store cannot be written.
     """
     for id in sorted(store.leaving):
-        delete.delete(store, id)
+        store.delete(id)
     for id in sorted(store.mapped):
         with disk.failing("The pages cannot be let go", store.path(id, MAPPED)):
             if not is_held(store, id):

@@ -14,7 +14,7 @@ from pathlib import Path
 from ..catalog.catalog import Catalog
 from ..engine.arrive import Resumed
 from ..engine.offline_hold import locked, opened
-from ..engine.offline_keep import keep_present
+from ..engine.offline_verbs import keep_present
 from ..model.errors import Refused
 from ..model.ids import NIL
 from ..model.snapshot import Snapshot

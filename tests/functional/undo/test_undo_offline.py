@@ -9,7 +9,7 @@ from tests.functional.main.untouched import fails
 from tests.functional.offline.stopped import current, names, set_disks, stopped_vm, taken
 from tests.functional.undo.moves import automatic, parents, place_of, run_bare
 
-from snaptree.engine.offline_keep import keep_present
+from snaptree.engine.offline_verbs import keep_present
 from snaptree.places.lock import SupervisorLock
 
 
