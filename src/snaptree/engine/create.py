@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..catalog.catalog import Current
 from ..catalog.history import Journal
-from ..catalog.lineage import create_record, current_record, delete_record
-from ..catalog.rows import from_record
+from ..catalog.lineage import create_record, delete_record
 from ..model.errors import NameTaken, NotReady, QEMUFailed, QEMUGone, SnaptreeError, UsageError
-from ..model.ids import NIL, new_id
+from ..model.ids import new_id
 from ..model.names import check_name, printable
 from ..model.reason import Reason
-from ..model.snapshot import Device, Snapshot
-from ..model.tags import format_tag
-from ..qemu.blockdevs import BlockDevice
-from ..qemu.blockers import choose_vmstate_device
+from ..model.snapshot import Snapshot
 from ..qemu.facts import Facts
-from ..qemu.jobs import dismiss, dismiss_soon, new_job_id, run_job
+from ..qemu.jobs import dismiss, dismiss_soon, run_job
 from . import images, tags, trace
 from .pause import Pause, paused
-from .ramway import in_thread, memory_now
+from .ramway import in_thread
 from .room import explain_create
+from .saved import Plan, Wanted, doubt_parent, new_plan, whole
 from .status import create_reasons
-from .vm import VM, ClockSeen, Stands, Stopwatch
+from .vm import VM, Stands, Stopwatch
 
 if TYPE_CHECKING:
     from .taking import Taking
@@ -37,8 +32,6 @@ if TYPE_CHECKING:
 DESCRIPTION_MAX = 4096
 
 T = TypeVar("T")
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +41,6 @@ class Done:
     snapshot: Snapshot
     duration_ms: float
     pause_ms: float
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a new snapshot shall be called.
-
-    :param automatic: nobody asked for it by this name.
-    """
-
-    name: str
-    description: str = ""
-    automatic: bool = False
 
 
 async def create(vm: VM, name: str, description: str = "", *, client: str, wait: bool = True) -> Done:
@@ -90,21 +71,21 @@ async def create_held(vm: VM, wanted: Wanted, *, client: str) -> Done:
             "Choose another name, or delete or rename that one.",
         )
     id = new_id()
-    plan: Plan | None = None
+    begun: Plan | None = None
     async with _taking(vm, id) as taking:
         if taking is not None and await in_thread(taking.wants_round):
             async with vm.exclusive():
-                plan = await _prepare(vm, id, wanted, client)
-            await _undoing(vm, plan, client, clock, _copy(vm, taking, clock))
+                begun, _ = await _prepare(vm, id, wanted, client)
+            await _undoing(vm, begun, client, clock, _copy(vm, taking, clock))
         await asyncio.to_thread(images.flush, vm.files())
         async with vm.exclusive():
-            if plan is None:
-                plan = await _prepare(vm, id, wanted, client)
+            if begun is None:
+                plan, facts = await _prepare(vm, id, wanted, client)
             else:
-                plan = await _undoing(vm, plan, client, clock, _prepare_again(vm, plan, wanted))
+                plan, facts = await _undoing(vm, begun, client, clock, _prepare_again(vm, begun, wanted))
             ram = taking if plan.snapshot["memory"] == "pages" else None
             trace.point("create.begun")
-            pause = await _undoing(vm, plan, client, clock, _save(vm, plan, clock, ram))
+            pause = await _undoing(vm, plan, client, clock, _save(vm, plan, facts, clock, ram))
         snapshot = await _undoing(vm, plan, client, clock, _finish(vm, plan, client, clock, ram))
     vm.stands = Stands(snapshot.id, pause.resumed_before)
     trace.point("create.done")
@@ -136,7 +117,7 @@ async def _taking(vm: VM, id: str) -> AsyncIterator[Taking | None]:
 async def _copy(vm: VM, taking: Taking, clock: Stopwatch) -> None:
     """Copy RAM while the VM runs, until little is left that was written meanwhile."""
     while await in_thread(taking.wants_round):
-        async with vm.exclusive(), paused(vm, clock, look=False):
+        async with vm.exclusive(), paused(vm, clock):
             await in_thread(taking.mark)
             trace.point("create.marked")
         await in_thread(taking.copy)
@@ -157,21 +138,23 @@ def _check(vm: VM, reasons: tuple[Reason, ...]) -> None:
         )
 
 
-async def _prepare(vm: VM, id: str, wanted: Wanted, client: str) -> Plan:
+async def _prepare(vm: VM, id: str, wanted: Wanted, client: str) -> tuple[Plan, Facts]:
     """Make sure that a snapshot can be taken, and note durably that it begins."""
-    plan = await _plan(vm, id, wanted, await _facts(vm))
+    facts = await _facts(vm)
+    plan = await new_plan(vm, id, wanted, facts)
     trace.point("create.planned")
     await vm.disk(vm.catalog.begin, Journal("create", time.time_ns(), client, plan.to_json()))
-    return plan
+    return plan, facts
 
 
-async def _prepare_again(vm: VM, begun: Plan, wanted: Wanted) -> Plan:
+async def _prepare_again(vm: VM, begun: Plan, wanted: Wanted) -> tuple[Plan, Facts]:
     """Make sure that a snapshot can still be taken, of the VM as it is now."""
-    plan = await _plan(vm, begun.snapshot["id"], wanted, await _facts(vm))
+    facts = await _facts(vm)
+    plan = await new_plan(vm, begun.snapshot["id"], wanted, facts)
     plan = replace(plan, job_id=begun.job_id)
     if plan != begun:
         await vm.disk(vm.catalog.set_step, "begun", plan.to_json())
-    return plan
+    return plan, facts
 
 
 async def _undoing(vm: VM, plan: Plan, client: str, clock: Stopwatch, work: Coroutine[Any, Any, T]) -> T:
@@ -198,51 +181,8 @@ async def _finish(vm: VM, plan: Plan, client: str, clock: Stopwatch, taking: Tak
     return snapshot
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Everything that is needed to finish or undo a create: the snapshot as it will be, the nodes, the job."""
-
-    snapshot: dict[str, Any]
-    nodes: tuple[str, ...]
-    vmstate_node: str
-    job_id: str
-    was_running: bool
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the JSON object for the journal."""
-        return asdict(self)
-
-    @property
-    def tag(self) -> str:
-        """The tag on all devices."""
-        return str(self.snapshot["tag"])
-
-
-async def _plan(vm: VM, id: str, wanted: Wanted, facts: Facts) -> Plan:
-    current = await vm.disk(vm.catalog.current)
-    parent_id = current.id or NIL
-    vmstate = choose_vmstate_device(facts)
-    assert vmstate is not None  # create_reasons says so otherwise
-    devices = tuple(Device(d.device, d.node, d.file, d.size) for d in facts.devices)
-    memory, why = memory_now(vm, facts)
-    snapshot = {
-        "id": id,
-        "name": wanted.name,
-        "parent_id": parent_id,
-        "tag": format_tag(wanted.name, id, parent_id),
-        "memory": memory,
-        "memory_why": why,
-        "vmstate_device": vmstate.device,
-        "devices": [asdict(d) for d in devices],
-        "machine": asdict(facts.machine),
-        "description": wanted.description,
-        "automatic": wanted.automatic,
-    }
-    return Plan(snapshot, tuple(d.node for d in facts.devices), vmstate.node, new_job_id(), facts.running)
-
-
-async def _save(vm: VM, plan: Plan, clock: Stopwatch, taking: Taking | None) -> Pause:
-    async with paused(vm, clock, ignoring_shared=taking is not None) as pause:
+async def _save(vm: VM, plan: Plan, facts: Facts, clock: Stopwatch, taking: Taking | None) -> Pause:
+    async with paused(vm, clock, before=facts, ignoring_shared=taking is not None) as pause:
         if pause.facts is not None:
             _check(vm, create_reasons(vm, pause.facts))
         if pause.was_running != plan.was_running:
@@ -279,61 +219,9 @@ async def finish(vm: VM, plan: Plan, *, stopped_at_s: float | None = None) -> Sn
     if snapshot.memory == "pages" and not await in_thread(lambda: vm.store().has(snapshot.id)):
         raise QEMUFailed(f"The RAM pages of {snapshot.name} are not in the page store.")
     await asyncio.to_thread(images.flush, [d.file for d in snapshot.devices])
-    snapshot = await _doubt_parent(vm, snapshot, stopped_at_s)
+    snapshot = await doubt_parent(vm, snapshot, stopped_at_s)
     await vm.append_lineage(create_record(snapshot))
     return snapshot
-
-
-def whole(plan: Plan, devices: tuple[BlockDevice, ...]) -> Snapshot:
-    """Return the snapshot as the devices hold it.
-
-    :raises QEMUFailed: where a device doesn't hold it, or not the same one.
-    """
-    by_device = {device.device: device for device in devices}
-    found = {}
-    for recorded in plan.snapshot["devices"]:
-        name = recorded["device"]
-        device = by_device.get(name)
-        here = [s for s in device.snapshots if s.tag == plan.tag] if device else []
-        if len(here) != 1:
-            raise QEMUFailed(f"QEMU saved {plan.tag}, and {name} has it {len(here)} times.")
-        found[name] = here[0]
-    state = found[plan.snapshot["vmstate_device"]]
-    if state.vm_state_size == 0 or any(s.vm_clock_ns != state.vm_clock_ns for s in found.values()):
-        raise QEMUFailed(f"QEMU saved {plan.tag}, and its devices don't agree on VM clock and VM state.")
-    record = {
-        **plan.snapshot,
-        "created_ns": state.date_ns,
-        "vm_clock_ns": state.vm_clock_ns,
-        "vm_state_size": state.vm_state_size,
-        "flaw": "",
-    }
-    return from_record(record)
-
-
-async def _doubt_parent(vm: VM, snapshot: Snapshot, stopped_at_s: float | None) -> Snapshot:
-    """Take the parent back where the VM's clock shows that another monitor loaded something else meanwhile."""
-    if stopped_at_s is None:
-        return snapshot
-    seen, vm.clock_seen = vm.clock_seen, ClockSeen(snapshot.id, snapshot.vm_clock_ns, stopped_at_s)
-    parent = await vm.disk(vm.catalog.by_id, snapshot.parent_id)
-    # Only within one QEMU process: a cold start begins at zero, and its disks descend from the parent all the same.
-    if parent is None or seen is None or seen.id != parent.id:
-        return snapshot
-    if snapshot.vm_clock_ns < seen.vm_clock_ns:
-        how = f"was behind that of {parent.name}"
-    elif seen.outrun(snapshot.vm_clock_ns, stopped_at_s) and not vm.counts_instructions:
-        how = f"was further on than the VM can have run since {parent.name}"
-    else:
-        return snapshot
-    why = (
-        f"The VM's clock {how} when {snapshot.name} was taken: another monitor of this QEMU loaded another state in"
-        " between."
-    )
-    log.warning("%s", why)
-    await vm.append_lineage(current_record(""))
-    await vm.disk(vm.catalog.set_current, Current("", why))
-    return replace(snapshot, parent_id=NIL)
 
 
 async def undo(vm: VM, plan: Plan, client: str, clock: Stopwatch, why: str) -> None:

@@ -6,31 +6,23 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
-from ..catalog.history import Journal
-from ..catalog.lineage import load_record
-from ..model.errors import LoadIncomplete, PageStoreError, QEMUFailed, QEMUGone, SnaptreeError
+from ..catalog.history import Entry, Journal
+from ..catalog.lineage import append, load_record
+from ..model.errors import QEMUFailed, QEMUGone, SnaptreeError
 from ..model.snapshot import Snapshot
-from ..qemu.facts import Facts
-from ..qemu.jobs import dismiss, new_job_id, run_job
-from ..qemu.reset import reset_for_load
+from ..qemu.jobs import dismiss_soon
 from . import images, trace
 from .automatic import Before
-from .halfway import HalfWay, Plan, certainly_untouched, mark_broken, publish_failure, states
+from .halfway import HalfWay, Plan
 from .loadable import ready
-from .pause import Pause, paused
 from .present import keep_before, prune
-from .ramway import generation_id, ignoring_shared, in_thread
-from .vm import VM, ClockSeen, Stands, Stopwatch
-
-if TYPE_CHECKING:
-    from .putting import Putting
+from .revert import new_plan, revert
+from .vm import VM, ClockSeen, Stopwatch
 
 log = logging.getLogger(__name__)
 
 NOTHING = Before(None)
-UNDISTURBED_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,17 +82,20 @@ async def load_held(
     )
     trace.point("load.kept")
     clock = Stopwatch()
-    await asyncio.to_thread(images.flush, vm.files())
     async with vm.exclusive():
-        facts, ram = await ready(vm, snapshot, allow_resize=allow_resize)
-        plan = await asyncio.to_thread(_plan, snapshot, facts, before)
-        trace.point("load.planned")
-        await vm.disk(vm.catalog.begin, Journal("load", time.time_ns(), client, plan.to_json()))
+        flushing = asyncio.create_task(asyncio.to_thread(images.flush, vm.files()))
+        try:
+            found = await ready(vm, snapshot, allow_resize=allow_resize)
+            plan = await asyncio.to_thread(new_plan, snapshot, found.facts, before)
+            trace.point("load.planned")
+            await vm.disk(vm.catalog.begin, Journal("load", time.time_ns(), client, plan.to_json()))
+        finally:
+            await flushing
         trace.point("load.begun")
         try:
-            stuck = await perform(vm, plan, facts, ram, client=client, clock=clock)
+            stuck = await revert(vm, plan, found, client=client, clock=clock)
         except HalfWay as error:
-            if before.back is None or not await go_back(vm, before.back, goes_on=facts.running, client=client):
+            if before.back is None or not await go_back(vm, before.back, goes_on=found.facts.running, client=client):
                 raise
             raise QEMUFailed(
                 f"The load of {plan.name} failed half way: {error.why} The VM was put back to where it was before;"
@@ -128,12 +123,12 @@ async def go_back(vm: VM, back: Snapshot, *, goes_on: bool, client: str) -> bool
     """
     clock = Stopwatch()
     try:
-        facts, ram = await ready(vm, back, allow_resize=True, way_back=False)
-        plan = await asyncio.to_thread(_plan, back, facts, NOTHING)
+        found = await ready(vm, back, allow_resize=True, way_back=False)
+        plan = await asyncio.to_thread(new_plan, back, found.facts, NOTHING)
         plan = replace(plan, was_running=goes_on, returning=True)
         await vm.disk(vm.catalog.begin, Journal("load", time.time_ns(), client, plan.to_json()))
         trace.point("load.returning")
-        await perform(vm, plan, facts, ram, client=client, clock=clock)
+        await revert(vm, plan, found, client=client, clock=clock)
         await finish(vm, plan, back, client, clock)
     except QEMUGone:
         raise
@@ -143,103 +138,6 @@ async def go_back(vm: VM, back: Snapshot, *, goes_on: bool, client: str) -> bool
     return True
 
 
-async def perform(vm: VM, plan: Plan, facts: Facts, ram: Putting | None, *, client: str, clock: Stopwatch) -> str:
-    """Let QEMU load, and find out how far it came where it could not.
-
-    Prerequisites: the gate is closed, the journal has the plan.
-    Effects on success: the journal says that QEMU has loaded; whatever the disks say later, the load only ends.
-
-    :return: why the VM, which had run, could not continue afterwards; empty where all is well.
-    :raises QEMUFailed, LoadIncomplete, QEMUGone: as :func:`load`.
-    """
-    try:
-        async with paused(vm, clock) as pause:
-            pause.was_running = pause.was_running or (plan.returning and plan.was_running)
-            plan = await _look_again(vm, plan, was_running=pause.was_running)
-            trace.point("load.paused")
-            pause.stay = True  # until it is known what QEMU has done
-            await _load_or_settle(vm, plan, facts, ram, pause, client=client, clock=clock)
-            trace.point("load.loaded")
-            await vm.disk(vm.catalog.set_step, "loaded", plan.to_json())
-            vm.broken = ""
-            vm.warm = True
-            vm.stands = Stands(plan.id, pause.resumed_before)
-            pause.stay = False
-            trace.point("load.noted")
-    except (LoadIncomplete, QEMUGone):
-        raise  # where QEMU has ended the journal stays: the next start looks at the disks
-    except QEMUFailed as error:
-        await _undone(vm, plan, client, clock, str(error))
-        raise
-    return pause.stuck
-
-
-async def _load_or_settle(
-    vm: VM, plan: Plan, facts: Facts, ram: Putting | None, pause: Pause, *, client: str, clock: Stopwatch
-) -> None:
-    """Put RAM back and let QEMU load; where that fails, decide whether the VM may continue."""
-    try:
-        if facts.reset_before_load:
-            await reset_for_load(vm.session.execute, no_reboot=facts.host.no_reboot)
-        if ram is None:
-            await _load_state(vm, plan)
-        else:
-            # A crash of the host takes QEMU's RAM with it, so it need not be durable.
-            await vm.disk(vm.catalog.set_step, "writing", plan.to_json(), durable=False)
-            await _load_pages(vm, plan, ram, pause)
-    except QEMUGone:
-        raise
-    except (QEMUFailed, PageStoreError) as error:
-        await failed(vm, plan, ram, pause, client=client, clock=clock, why=str(error))
-    trace.point("load.reverted")
-    if pause.continued():
-        if vm.paged is not None and ram is not None:
-            vm.paged.settle(None)
-        return  # another monitor continued the VM, QEMU did so too after the load, and the guest writes already
-    try:
-        if ram is not None:
-            await in_thread(ram.settle, await generation_id(vm))
-        await asyncio.to_thread(_verify, plan)
-    except (QEMUFailed, PageStoreError) as error:
-        found = await asyncio.to_thread(states, plan)
-        await mark_broken(vm, plan, found, client=client, clock=clock, why=str(error))
-        raise HalfWay(vm, plan, str(error)) from error
-
-
-async def _load_pages(vm: VM, plan: Plan, ram: Putting, pause: Pause) -> None:
-    """Write RAM and let QEMU load; once more where another monitor continued the VM, as the guest then wrote too.
-
-    :raises QEMUFailed: where QEMU can't, or that happens again and again.
-    """
-    for _ in range(UNDISTURBED_TRIES):
-        # RAM first: while it loads, QEMU reads what a device has in RAM (virtio's rings).
-        await in_thread(ram.write)
-        trace.point("load.ram")
-        if not pause.continued():
-            try:
-                async with ignoring_shared(vm.session):
-                    await _load_state(vm, plan)
-            except QEMUGone:
-                raise
-            except QEMUFailed:
-                if not pause.continued():
-                    raise
-            if not pause.continued():
-                return
-            await dismiss(vm.session, plan.job_id)
-        await vm.session.execute("stop")
-        pause.resumed_before = vm.resumed
-    raise QEMUFailed(
-        "Another monitor of this QEMU continued the VM again and again while it was being loaded.",
-        "Do not use `cont` in another monitor meanwhile.",
-    )
-
-
-async def _load_state(vm: VM, plan: Plan) -> None:
-    arguments = {"tag": plan.tag, "vmstate": plan.vmstate_node, "devices": list(plan.nodes)}
-    await run_job(vm.session, "snapshot-load", arguments, plan.job_id, keep=True)
-
-
 async def finish(
     vm: VM, plan: Plan, snapshot: Snapshot, client: str, clock: Stopwatch, *, before: Before = NOTHING
 ) -> Loaded:
@@ -247,10 +145,8 @@ async def finish(
     if any(size != vm.attached[name].size for name, size in _sizes(snapshot).items() if name in vm.attached):
         vm.forget_facts()  # a disk has its old size again
     vm.clock_seen = ClockSeen(snapshot.id, snapshot.vm_clock_ns, clock.stopped_at_s)
-    await vm.append_lineage(load_record(snapshot.id, plan.undo))
-    entry = await vm.entry("load", snapshot.name, snapshot.id, client, clock=clock)
-    await vm.disk(vm.catalog.loaded, snapshot.id, entry, plan.undo)
-    await dismiss(vm.session, plan.job_id)
+    entry = await vm.disk(_note, vm, snapshot, plan, client, clock)
+    await dismiss_soon(vm.session, plan.job_id)
     trace.point("load.done")
     vm.publish(
         "SNAPSHOT_LOADED",
@@ -265,105 +161,13 @@ async def finish(
     return Loaded(snapshot, entry.duration_ms, entry.pause_ms, before.kept, before.not_kept)
 
 
+def _note(vm: VM, snapshot: Snapshot, plan: Plan, client: str, clock: Stopwatch) -> Entry:
+    """Note durably that the VM is at the snapshot, first where a lost catalog comes back from."""
+    append(vm.place.lineage, time.time_ns(), load_record(snapshot.id, plan.undo))
+    entry = vm.entry_now("load", snapshot.name, snapshot.id, client, clock=clock)
+    vm.catalog.loaded(snapshot.id, entry, plan.undo)
+    return entry
+
+
 def _sizes(snapshot: Snapshot) -> dict[str, int]:
     return {device.device: device.size for device in snapshot.devices}
-
-
-def _plan(snapshot: Snapshot, facts: Facts, before: Before) -> Plan:
-    here = {device.device: device for device in facts.devices}
-    chosen = [here[recorded.device] for recorded in snapshot.devices]
-    files = {device.device: device.file for device in chosen}
-    return Plan(
-        id=snapshot.id,
-        name=snapshot.name,
-        tag=snapshot.tag,
-        job_id=new_job_id(),
-        nodes=tuple(device.node for device in chosen),
-        vmstate_node=here[snapshot.vmstate_device].node,
-        files=files,
-        same=_same(files, snapshot.tag),
-        was_running=facts.running,
-        memory=snapshot.memory,
-        undo=before.undo,
-        back=before.back.id if before.back is not None else "",
-    )
-
-
-def again(plan: Plan, facts: Facts) -> Plan:
-    """Return the plan of the same load once more, in the QEMU that runs now."""
-    here = {device.device: device for device in facts.devices}
-    vmstate = next(
-        device for device in facts.devices if any(s.vm_state_size for s in device.snapshots if s.tag == plan.tag)
-    )
-    return replace(
-        plan,
-        job_id=new_job_id(),
-        nodes=tuple(here[device].node for device in plan.files),
-        vmstate_node=vmstate.node,
-        files={device: here[device].file for device in plan.files},
-    )
-
-
-def _same(files: dict[str, str], tag: str) -> tuple[str, ...]:
-    return tuple(device for device, file in files.items() if images.at_snapshot(file, tag) is not False)
-
-
-async def _look_again(vm: VM, plan: Plan, *, was_running: bool) -> Plan:
-    """Look at the disks now that nothing writes to them.
-
-    The journal keeps what was seen before: a later supervisor that takes a device for reverted which was at the
-    snapshot anyway loads once more, and that is right too.
-    """
-    same = await asyncio.to_thread(_same, plan.files, plan.tag)
-    if was_running != plan.was_running:
-        plan = replace(plan, was_running=was_running)
-        await vm.disk(vm.catalog.set_step, "begun", plan.to_json())
-    return replace(plan, same=same)
-
-
-def _verify(plan: Plan) -> None:
-    """Make sure that every device was reverted, by its image.
-
-    :raises QEMUFailed: where one was not.
-    """
-    for device, file in plan.files.items():
-        if images.at_snapshot(file, plan.tag) is False:
-            raise QEMUFailed(f"QEMU says that it loaded {plan.name}, and {device} is not at it.")
-
-
-async def failed(
-    vm: VM, plan: Plan, ram: Putting | None, pause: Pause, *, client: str, clock: Stopwatch, why: str
-) -> None:
-    """Decide after a failed load whether the VM may continue.
-
-    :raises QEMUFailed: where nothing was touched.
-    :raises LoadIncomplete: where something was, or nobody knows; then the VM is marked as broken.
-    """
-    found = await asyncio.to_thread(states, plan)
-    facts = await vm.facts()
-    for device in facts.closed:
-        # A `cont` with an image that QEMU has closed as corrupt aborts QEMU 7.2.
-        found[device] = "closed"
-    if (
-        certainly_untouched(found)
-        and not facts.nodes_error
-        and (ram is None or (not pause.continued() and await _put_back(ram)))
-    ):
-        pause.stay = False
-        raise QEMUFailed(why, "No disk was changed.")
-    await mark_broken(vm, plan, found, client=client, clock=clock, why=why)
-    raise HalfWay(vm, plan, why)
-
-
-async def _put_back(ram: Putting) -> bool:
-    try:
-        return await in_thread(ram.put_back)
-    except PageStoreError:
-        return False
-
-
-async def _undone(vm: VM, plan: Plan, client: str, clock: Stopwatch, why: str) -> None:
-    entry = await vm.entry("load", plan.name, plan.id, client, clock=clock, result=f"failed: {why}")
-    await vm.disk(vm.catalog.ended, entry)
-    await dismiss(vm.session, plan.job_id)
-    publish_failure(vm, plan, entry.duration_ms, why)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..model.errors import NotReady, PageStoreError
@@ -20,19 +21,41 @@ if TYPE_CHECKING:
     from .putting import Putting
 
 
-async def ready(
-    vm: VM, snapshot: Snapshot, *, allow_resize: bool, way_back: bool = True
-) -> tuple[Facts, Putting | None]:
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A snapshot that can be loaded, as far as could be found out while the VM runs.
+
+    :param facts: what it was found out by; in the pause some of it is asked again, and :meth:`check` decides.
+    :param ram: its RAM; ``None`` where that is in the VM state.
+    """
+
+    snapshot: Snapshot
+    allow_resize: bool
+    facts: Facts
+    ram: Putting | None
+
+    def check(self, now: Facts) -> None:
+        """:raises NotReady: where it can't be loaded any more."""
+        _refuse(self.snapshot, load_reasons(now, self.snapshot, allow_resize=self.allow_resize))
+
+
+def _refuse(snapshot: Snapshot, reasons: tuple[Reason, ...]) -> None:
+    if reasons:
+        raise NotReady(f"{snapshot.name} cannot be loaded now: {reasons[0].message}", reasons[0].remedy, reasons)
+
+
+async def ready(vm: VM, snapshot: Snapshot, *, allow_resize: bool, way_back: bool = True) -> Ready:
     """Find out whether a snapshot can be loaded now, and make its RAM ready to be written.
 
     :param way_back: RAM is of one moment now, so a load that fails early can put it back.
     :raises NotReady: where it can't be; nothing was changed.
     """
     file = vm.attached[snapshot.vmstate_device].file if snapshot.vmstate_device in vm.attached else ""
-    facts, (ram, unreadable), head = await asyncio.gather(
-        vm.facts(), _putting(vm, snapshot, way_back), asyncio.to_thread(images.vm_state_head, file, snapshot.tag)
+    (facts, reasons), (ram, unreadable), head = await asyncio.gather(
+        vm.facts_for(lambda facts: load_reasons(facts, snapshot, allow_resize=allow_resize)),
+        _putting(vm, snapshot, way_back),
+        asyncio.to_thread(images.vm_state_head, file, snapshot.tag),
     )
-    reasons = load_reasons(facts, snapshot, allow_resize=allow_resize)
     if not reasons:
         here = next(device.file for device in facts.devices if device.device == snapshot.vmstate_device)
         if here != file:
@@ -40,9 +63,8 @@ async def ready(
         reasons = tuple(ram_reasons(vm, snapshot, head))
     if not reasons and unreadable is not None:
         reasons = (Reason("pages-damaged", unreadable.message, "Load another snapshot; `snaptree check` says more."),)
-    if reasons:
-        raise NotReady(f"{snapshot.name} cannot be loaded now: {reasons[0].message}", reasons[0].remedy, reasons)
-    return facts, ram
+    _refuse(snapshot, reasons)
+    return Ready(snapshot, allow_resize, facts, ram)
 
 
 async def _putting(vm: VM, snapshot: Snapshot, way_back: bool) -> tuple[Putting | None, PageStoreError | None]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from ..model.errors import QEMUFailed, QEMUGone
+from ..qemu.facts import Facts
+from .ramway import ignore_shared
 from .vm import VM, Stopwatch
 
 log = logging.getLogger(__name__)
@@ -19,6 +23,7 @@ class Pause:
 
     :ivar was_running: the VM ran before, so it runs afterwards.
     :ivar stay: set where the VM must not continue, because disks and RAM may not belong together.
+    :ivar facts: the VM in the moment before it was stopped; ``None`` where all had to be asked before.
     :ivar stuck: why the VM could not continue afterwards; empty where it could, or had not run.
     """
 
@@ -26,6 +31,7 @@ class Pause:
     was_running: bool
     resumed_before: int
     stay: bool = False
+    facts: Facts | None = None
     stuck: str = ""
 
     def continued(self) -> bool:
@@ -45,32 +51,58 @@ class Pause:
 
 
 @asynccontextmanager
-async def paused(vm: VM, clock: Stopwatch) -> AsyncIterator[Pause]:
+async def paused(
+    vm: VM, clock: Stopwatch, *, before: Facts | None = None, ignoring_shared: bool = False
+) -> AsyncIterator[Pause]:
     """Stop the VM where it runs, and continue it afterwards exactly where it ran.
 
     Prerequisites: the caller holds the VM's lock, and its gate is closed.
     Effects: afterwards the VM runs if it ran before, also after an error, unless ``stay`` was set.  That it could not
     continue is no error of what was done in the pause: ``stuck`` says it.
 
+    :param before: what was found out before; some of it is asked again, for ``facts``.
+    :param ignoring_shared: in the pause QEMU leaves shared RAM out of what it saves or loads.
     :raises QEMUFailed: where QEMU doesn't stop; nothing was done then.
     """
-    clock.stopped()
+    clock.stopping()
     stops = vm.stops
     # Also where it is paused already: `stop` drains and flushes.  QEMU sends STOP before its answer, if the VM ran.
-    await vm.session.execute("stop")
-    pause = Pause(vm, vm.stops != stops, vm.resumed)
+    begin: list[Coroutine[Any, Any, object]] = [vm.session.execute("stop")]
+    if ignoring_shared:
+        begin.append(ignore_shared(vm.session, on=True))
+    pause = Pause(vm, False, vm.resumed)
     try:
+        try:
+            pause.facts, ends = await vm.facts_then(before, *begin)
+        finally:
+            pause.resumed_before, pause.was_running = vm.resumed, vm.stops != stops
+        if pause.was_running:
+            clock.stopped(vm.stopped_at_s)
+        for end in ends:
+            if isinstance(end, BaseException):
+                raise end
         yield pause
     except QEMUGone:
         pause.stay = True
         raise
     finally:
-        if pause.was_running and not pause.stay and not vm.session.closed.is_set():
-            try:
-                await vm.session.execute("cont")
-            except QEMUGone:
-                raise
-            except QEMUFailed as error:
-                log.error("the VM could not continue: %s", error)
-                pause.stuck = error.message
+        if not vm.session.closed.is_set():
+            await _leave(vm, pause, ignoring_shared=ignoring_shared)
         clock.resumed()
+
+
+async def _leave(vm: VM, pause: Pause, *, ignoring_shared: bool) -> None:
+    """End the pause: commands are sent at once, so that the VM waits for none of the answers."""
+    goes_on = pause.was_running and not pause.stay
+    ends = await asyncio.gather(
+        *([ignore_shared(vm.session, on=False)] if ignoring_shared else ()),
+        *([vm.session.execute("cont")] if goes_on else ()),
+        return_exceptions=True,
+    )
+    for end in ends:
+        if isinstance(end, QEMUFailed):
+            log.error("after a pause: %s", end)
+        elif isinstance(end, BaseException):
+            raise end
+    if goes_on and isinstance(ends[-1], QEMUFailed):
+        pause.stuck = ends[-1].message

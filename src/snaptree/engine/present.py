@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from ..catalog.catalog import Current
 from ..catalog.undo import Undo
 from ..model.errors import NotReady, SnaptreeError
 from ..model.ids import NIL
@@ -20,9 +21,10 @@ from ..places import forks
 from ..qemu.facts import Facts
 from . import images
 from .automatic import Before, automatic_name, before_broken, before_unchanged, discarding, outdated
-from .create import Wanted, create_held
+from .create import create_held
 from .delete import delete_held
 from .ramway import in_thread, memory_now
+from .saved import Wanted
 from .status import create_reasons
 from .vm import VM, Stopwatch
 
@@ -59,7 +61,7 @@ class Present:
 
 async def look(vm: VM) -> Present:
     """Find out whether the VM has run since its current snapshot.  The caller holds its lock."""
-    return await _look(vm, await vm.facts(), await _current(vm))
+    return await _look(vm, await vm.facts(), (await vm.disk(_current, vm))[1])
 
 
 async def keep_before(
@@ -74,14 +76,15 @@ async def keep_before(
     :param check: raises where the load will be refused; nothing is taken then.
     :raises NotReady: where it shall be kept, and can't be.
     """
-    current = await vm.disk(vm.catalog.current)
-    snapshot = await _current(vm)
+    current, snapshot = await vm.disk(_current, vm)
     if vm.broken:
         return before_broken(current, snapshot)
     if keep is False:
-        changed = await _has_changed(vm, await vm.facts(), snapshot)
+        facts, _ = await vm.facts_for(lambda facts: ())
+        changed = await _has_changed(vm, facts, snapshot)
         return discarding(current) if changed else before_unchanged(target, current, snapshot)
-    present = await _look(vm, await vm.facts(), snapshot)
+    facts, _ = await vm.facts_for(lambda facts: create_reasons(vm, facts))
+    present = await _look(vm, facts, snapshot)
     if not present.changed:
         return before_unchanged(target, current, snapshot)
     if keep is None and present.memory == "full":
@@ -130,9 +133,9 @@ async def prune(vm: VM, *, client: str) -> None:
         log.warning("an old automatic snapshot could not be deleted: %s", error)
 
 
-async def _current(vm: VM) -> Snapshot | None:
-    current = await vm.disk(vm.catalog.current)
-    return await vm.disk(vm.catalog.by_id, current.id) if current.id not in ("", NIL) else None
+def _current(vm: VM) -> tuple[Current, Snapshot | None]:
+    current = vm.catalog.current()
+    return current, vm.catalog.by_id(current.id) if current.id not in ("", NIL) else None
 
 
 async def _look(vm: VM, facts: Facts, snapshot: Snapshot | None) -> Present:

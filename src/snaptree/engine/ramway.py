@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
 
@@ -22,6 +22,7 @@ from ..qemu.facts import Facts
 from ..qemu.session import Session
 
 if TYPE_CHECKING:
+    from ..memory.layout import RAMRegion
     from .paged import PagedRAM
     from .vm import VM
 
@@ -83,14 +84,24 @@ def _open(vm: VM, pid: int, backends: list[tuple[str, str, int]]) -> PagedRAM:
             "QEMU's RAM is its own, and cannot be looked at.", "`snaptree run` puts it where that is possible."
         )
     try:
-        from ..memory.ram import Backend, GuestRAM, find_regions  # noqa: PLC0415  numpy takes 100 ms
-        from ..memory.tracker import choose as choose_tracker  # noqa: PLC0415
-        from .paged import PagedRAM  # noqa: PLC0415
+        from ..memory.ram import Backend, find_regions  # noqa: PLC0415  numpy takes 100 ms
     except ImportError as error:
         raise SnaptreeError(f"Python's package numpy is missing: {error}.", "Install it.") from error
     regions, reasons = find_regions(pid, [Backend(*backend) for backend in backends], vm.ram_addresses)
     if reasons:
         raise SnaptreeError(reasons[0].message, reasons[0].remedy)
+    return open_regions(vm, pid, regions)
+
+
+def open_regions(vm: VM, pid: int, regions: Sequence[RAMRegion]) -> PagedRAM:
+    """Open the RAM of a QEMU that lies there, and choose a tracker.
+
+    :raises SnaptreeError, OSError: where it can't be.
+    """
+    from ..memory.ram import GuestRAM  # noqa: PLC0415  numpy
+    from ..memory.tracker import choose as choose_tracker  # noqa: PLC0415
+    from .paged import PagedRAM  # noqa: PLC0415
+
     ram = GuestRAM(pid, regions)
     try:
         tracker = choose_tracker(pid, ram, _wanted_tracker())
@@ -193,22 +204,23 @@ async def ignoring_shared(session: Session) -> AsyncIterator[None]:
 
     Left on, a save or a migration by somebody else would hold no RAM, without a word.
     """
-    await _set(session, on=True)
+    await ignore_shared(session, on=True)
     try:
         yield
     finally:
         if not session.closed.is_set():
             with contextlib.suppress(QEMUGone):
-                await _set(session, on=False)
+                await ignore_shared(session, on=False)
 
 
 async def stop_ignoring(session: Session) -> None:
     """Turn off what a supervisor that died in a job of ours may have left on."""
     with contextlib.suppress(QEMUFailed):
-        await _set(session, on=False)
+        await ignore_shared(session, on=False)
 
 
-async def _set(session: Session, *, on: bool) -> None:
+async def ignore_shared(session: Session, *, on: bool) -> None:
+    """Let QEMU leave shared RAM out of what it saves or loads, or no more."""
     await session.execute("migrate-set-capabilities", {"capabilities": [{"capability": IGNORE_SHARED, "state": on}]})
 
 

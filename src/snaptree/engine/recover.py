@@ -13,7 +13,7 @@ from ..catalog.history import Journal
 from ..model.errors import NotReady, QEMUFailed, QEMUGone, SnaptreeError
 from ..model.names import printable
 from ..qemu.jobs import dismiss_leftovers, find_job, wait_job
-from . import adopt, create, delete, halfway, load, loadable, tags
+from . import adopt, create, delete, halfway, load, loadable, revert, saved, tags
 from .ramway import stop_ignoring
 from .recover_offline import recover_offline
 from .vm import VM, Stopwatch
@@ -83,7 +83,7 @@ async def _resume(vm: VM, *, wanted: bool) -> None:
 
 async def _create(vm: VM, journal: Journal, same_qemu: bool, resume: bool) -> str:
     raw = dict(journal.plan)
-    plan = create.Plan(
+    plan = saved.Plan(
         raw["snapshot"], tuple(raw["nodes"]), raw["vmstate_node"], raw["job_id"], bool(raw["was_running"])
     )
     name = plan.snapshot["name"]
@@ -147,17 +147,17 @@ async def _roll_forward(vm: VM, plan: halfway.Plan, found: dict[str, str], journ
     clock = Stopwatch()
     snapshot = await vm.disk(vm.catalog.find, id=plan.id)
     try:
-        facts, ram = await loadable.ready(vm, snapshot, allow_resize=True, way_back=False)
+        ready = await loadable.ready(vm, snapshot, allow_resize=True, way_back=False)
     except NotReady as error:
         return await _break(vm, plan, found, journal, why=error.message, resume=resume)
-    fresh = load.again(plan, facts)
+    fresh = revert.again(plan, ready.facts)
     try:
-        await load.perform(vm, fresh, facts, ram, client=journal.client, clock=clock)
+        await revert.revert(vm, fresh, ready, client=journal.client, clock=clock)
     except halfway.HalfWay as error:
         return await _go_back(vm, plan, journal, why=error.why, resume=resume)
     except QEMUGone:
         raise
-    except QEMUFailed as error:
+    except (QEMUFailed, NotReady) as error:
         found = await asyncio.to_thread(halfway.states, plan)
         return await _break(vm, plan, found, journal, why=str(error), resume=resume)
     await load.finish(vm, fresh, snapshot, journal.client, clock)

@@ -16,11 +16,21 @@ from ..catalog.catalog import Catalog
 from ..catalog.history import Entry
 from ..model.errors import Busy, QEMUGone
 from ..model.ids import NIL
+from ..model.reason import Reason
 from ..model.snapshot import Device
 from ..places.places import VMPlace
 from ..qcow2.table import ImageSnapshot
 from ..qemu.blockdevs import BlockDevice
-from ..qemu.facts import Facts, StaticFacts, gather, gather_devices, gather_static, refresh
+from ..qemu.facts import (
+    Facts,
+    StaticFacts,
+    gather,
+    gather_devices,
+    gather_static,
+    refresh,
+    refresh_then,
+    with_tables,
+)
 from ..qemu.launch import Process
 from ..qemu.session import Event, Session
 from . import images, trace
@@ -70,6 +80,7 @@ class VM:
     :ivar clock_seen: the VM's clock at the last create or load; ``None`` where it is not known.
     :ivar stands: where the VM stood still at its last create or load; ``None`` where that is not known.
     :ivar resumed: how often QEMU has continued the VM, and ``stops``: stopped it.
+    :ivar stopped_at_s: when it was stopped last, by QEMU's own word, in seconds of the host's real time.
     :ivar warm: a snapshot's RAM was loaded into this QEMU.
     :ivar mend: finishes or undoes what the journal holds from an operation that failed at its end.
     :ivar publish: called with the name and the data of every event of ours.
@@ -96,6 +107,7 @@ class VM:
         self.run_state = "running"
         self.resumed = 0
         self.stops = 0
+        self.stopped_at_s = 0.0
         self.warm = False
         self.mend: Callable[[], Awaitable[object]] | None = None
         self.attached: dict[str, Device] = {}
@@ -166,13 +178,53 @@ class VM:
         self.tables = _told(facts.devices)
         return facts
 
+    async def facts_for(self, against: Callable[[Facts], tuple[Reason, ...]]) -> tuple[Facts, tuple[Reason, ...]]:
+        """Return what decides about an operation, and the reasons against it.
+
+        Where all that is known says that nothing is against it, QEMU is not asked: it answers a running VM's questions
+        late, and is asked in the pause, before anything is touched (:attr:`.pause.Pause.facts`).  A refusal is always
+        of this moment.
+        """
+        facts = await self._expected()
+        if facts is not None and not against(facts):
+            return facts, ()
+        facts = await self.facts()
+        return facts, against(facts)
+
+    async def facts_then(self, before: Facts | None, *last: Awaitable[object]) -> tuple[Facts | None, list[object]]:
+        """Do the last thing that the facts are asked for, and ask once more in the same breath.
+
+        :param before: what was found out so far; ``None`` where nothing depends on it.
+        :return: the facts just before ``last``, ``None`` where all would have to be asked; and each end of ``last``.
+        """
+        known = self._known
+        if known is None or before is None:
+            return None, list(await asyncio.gather(*last, return_exceptions=True))
+        facts, ends = await refresh_then(self.session.execute, before, *last)
+        if self._known is known:
+            self._known = replace(known, facts=facts)
+        return facts, ends
+
+    async def _expected(self) -> Facts | None:
+        """Return the facts as they must be now, by all that is known of a VM that runs; ``None`` where little is."""
+        known = self._known
+        if known is None or not known.facts.running or self.run_state != "running":
+            return None
+        tables = await asyncio.to_thread(known.tables)
+        return with_tables(known.facts, tables) if tables is not None else None
+
     async def _refreshed(self) -> Facts | None:
         """Return the facts as they are now from those that are known, or ``None`` where all must be asked again."""
         known = self._known
         if known is None:
             return None
         tables = await asyncio.to_thread(known.tables)
-        return await refresh(self.session.execute, known.facts, tables) if tables is not None else None
+        if tables is None:
+            return None
+        facts = await refresh(self.session.execute, known.facts, tables)
+        if self._known is known:
+            self._known = replace(known, facts=facts)
+        return facts
 
     def passed(self, command: str) -> None:
         """Note that a client's command is about to pass to QEMU: it may change the machine or its block nodes."""
@@ -228,19 +280,13 @@ class VM:
         self, action: str, name: str, id: str, client: str, *, clock: Stopwatch, result: str = "ok"
     ) -> Entry:
         """Return an entry of history for what ends now."""
-        current_id, current_name = await self.disk(self._current)
-        return Entry(
-            time.time_ns(),
-            action,
-            name,
-            id,
-            current_id,
-            current_name,
-            client,
-            clock.duration_ms(),
-            clock.pause_ms(),
-            result,
-        )
+        return await self.disk(self.entry_now, action, name, id, client, clock=clock, result=result)
+
+    def entry_now(self, action: str, name: str, id: str, client: str, *, clock: Stopwatch, result: str = "ok") -> Entry:
+        """As :meth:`entry`, in the thread that uses the catalog."""
+        now, (current_id, current_name) = time.time_ns(), self._current()
+        took, stood = clock.duration_ms(), clock.pause_ms()
+        return Entry(now, action, name, id, current_id, current_name, client, took, stood, result)
 
     def _current(self) -> tuple[str, str]:
         """Return the current snapshot's id and name; the name is empty where there is none or it is unknown."""
@@ -258,6 +304,8 @@ class VM:
                 self.run_state = "running"
             case "STOP":
                 self.stops += 1
+                when = event.get("timestamp", {})
+                self.stopped_at_s = when.get("seconds", 0) + when.get("microseconds", 0) / 1e6
                 self.run_state = "paused"
             case "SHUTDOWN":
                 self.run_state = "shutdown"
@@ -352,10 +400,19 @@ class Stopwatch:
         self._pause_s = 0.0
         self.stopped_at_s = time.monotonic()
 
-    def stopped(self) -> None:
+    def stopping(self) -> None:
         """The VM is about to stop."""
         self._pause_start = time.perf_counter()
         self.stopped_at_s = time.monotonic()
+
+    def stopped(self, real_s: float) -> None:
+        """The VM has stopped, at a moment since it was about to.
+
+        :param real_s: when, in seconds of the host's real time.
+        """
+        if self._pause_start is not None:
+            now, ago = time.perf_counter(), time.time() - real_s
+            self._pause_start = min(max(self._pause_start, now - ago), now)
 
     def resumed(self) -> None:
         """The VM runs again."""

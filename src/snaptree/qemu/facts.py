@@ -180,10 +180,33 @@ async def refresh(query: Query, known: Facts, tables: Mapping[str, tuple[ImageSn
     :raises QEMUGone: where QEMU ends meanwhile.
     """
     passing = await _passing(query)
+    return _with_passing(with_tables(known, tables), passing)
+
+
+def with_tables(known: Facts, tables: Mapping[str, tuple[ImageSnapshot, ...]]) -> Facts:
+    """Return facts with the snapshots that each device's image holds now, and the room that there is for more."""
     devices = tuple(
         replace(d, snapshots=tables[d.device], host_free_bytes=known.host.free_bytes(d.file)) for d in known.devices
     )
-    return _with_passing(replace(known, devices=devices), passing)
+    return replace(known, devices=devices)
+
+
+async def refresh_then(query: Query, known: Facts, *last: Awaitable[object]) -> tuple[Facts, list[object]]:
+    """Ask as :func:`refresh`, and do the rest in the same breath: QEMU answers in order, and nothing comes between.
+
+    :param last: commands to be executed after the questions.
+    :return: the facts of the moment before ``last``, and what came of each of ``last``: its value or its error.
+    :raises QEMUFailed: where QEMU doesn't even tell its run state; ``last`` was executed all the same.
+    :raises QEMUGone: where QEMU ends meanwhile.
+    """
+    # Tasks begin in their order, and each sends before it waits for the first time.
+    answers = await asyncio.gather(*_questions(query), *last, return_exceptions=True)
+    asked: list[Any] = []
+    for answer in answers[: len(answers) - len(last)]:
+        if isinstance(answer, BaseException):
+            raise answer
+        asked.append(answer)
+    return _with_passing(known, _Passing(*asked)), answers[len(asked) :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,14 +221,16 @@ class _Passing:
 
 
 async def _passing(query: Query) -> _Passing:
-    return _Passing(
-        *await asyncio.gather(
-            query("query-status", None),
-            _ask(query, "query-block-jobs", []),
-            _ask(query, "query-jobs", None),
-            _ask(query, "query-migrate", {}),
-            _ask(query, "query-migrate-capabilities", []),
-        )
+    return _Passing(*await asyncio.gather(*_questions(query)))
+
+
+def _questions(query: Query) -> tuple[Awaitable[Any], ...]:
+    return (
+        query("query-status", None),
+        _ask(query, "query-block-jobs", []),
+        _ask(query, "query-jobs", None),
+        _ask(query, "query-migrate", {}),
+        _ask(query, "query-migrate-capabilities", []),
     )
 
 

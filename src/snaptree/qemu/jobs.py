@@ -75,6 +75,13 @@ async def dismiss(session: Session, job_id: str) -> None:
         await session.execute("job-dismiss", {"id": job_id})
 
 
+async def dismiss_soon(session: Session, job_id: str) -> None:
+    """As :func:`dismiss`, without waiting: QEMU answers in order, and whoever asks next finds it gone."""
+    message = {"execute": "job-dismiss", "arguments": {"id": job_id}}
+    if not session.ask(message, lambda reply: None):
+        await dismiss(session, job_id)
+
+
 async def find_job(session: Session, job_id: str) -> dict[str, Any] | None:
     """Return the job as ``query-jobs`` has it, or ``None``."""
     jobs: list[dict[str, Any]] = await session.execute("query-jobs")

@@ -1,0 +1,249 @@
+"""The pause of a load: QEMU reverts the disks and reads the VM state, RAM is put back.  Not for: what is noted of it.
+
+Whatever fails, it is found out how far QEMU came: the VM is as it was, or marked as broken and paused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from ..model.errors import LoadIncomplete, NotReady, PageStoreError, QEMUFailed, QEMUGone
+from ..model.snapshot import Snapshot
+from ..qemu.facts import Facts
+from ..qemu.jobs import dismiss, dismiss_soon, new_job_id, run_job
+from ..qemu.reset import reset_for_load
+from . import images, trace
+from .automatic import Before
+from .halfway import HalfWay, Plan, certainly_untouched, mark_broken, publish_failure, states
+from .loadable import Ready
+from .pause import Pause, paused
+from .ramway import generation_id, in_thread
+from .vm import VM, Stands, Stopwatch
+
+if TYPE_CHECKING:
+    from .putting import Putting
+
+UNDISTURBED_TRIES = 3
+
+
+async def revert(vm: VM, plan: Plan, found: Ready, *, client: str, clock: Stopwatch) -> str:
+    """Let QEMU load, and find out how far it came where it could not.
+
+    Prerequisites: the gate is closed, the journal has the plan.
+    Effects on success: the journal says that QEMU has loaded; whatever the disks say later, the load only ends.
+
+    :return: why the VM, which had run, could not continue afterwards; empty where all is well.
+    :raises NotReady, QEMUFailed, LoadIncomplete, QEMUGone: as :func:`.load.load`.
+    """
+    try:
+        async with paused(vm, clock, before=found.facts, ignoring_shared=found.ram is not None) as pause:
+            if pause.facts is not None:
+                found.check(pause.facts)
+            pause.was_running = pause.was_running or (plan.returning and plan.was_running)
+            if pause.was_running != plan.was_running:
+                plan = replace(plan, was_running=pause.was_running)
+                await vm.disk(vm.catalog.set_step, "begun", plan.to_json())
+            trace.point("load.paused")
+            pause.stay = True  # until it is known what QEMU has done
+            await _Reverting(vm, plan, found, pause, client=client, clock=clock).perform()
+            trace.point("load.loaded")
+            await vm.disk(vm.catalog.set_step, "loaded", plan.to_json())
+            vm.broken = ""
+            vm.warm = True
+            vm.stands = Stands(plan.id, pause.resumed_before)
+            pause.stay = False
+            trace.point("load.noted")
+    except (LoadIncomplete, QEMUGone):
+        raise  # where QEMU has ended the journal stays: the next start looks at the disks
+    except (QEMUFailed, NotReady) as error:
+        await _undone(vm, plan, client, clock, str(error))
+        raise
+    return pause.stuck
+
+
+class _Reverting:
+    """One load in its pause.
+
+    :ivar plan: with what was at the snapshot already when the VM stood still.
+    """
+
+    def __init__(self, vm: VM, plan: Plan, found: Ready, pause: Pause, *, client: str, clock: Stopwatch) -> None:
+        self.plan = plan
+        self._vm = vm
+        self._facts = pause.facts or found.facts
+        self._ram = found.ram
+        self._pause = pause
+        self._client = client
+        self._clock = clock
+
+    async def perform(self) -> None:
+        """Put RAM back and let QEMU load; where that fails, decide whether the VM may continue.
+
+        :raises QEMUFailed: where nothing was touched.
+        :raises HalfWay: where something was, or nobody knows; then the VM is marked as broken.
+        """
+        vm, pause, ram = self._vm, self._pause, self._ram
+        try:
+            if self._facts.reset_before_load:
+                await reset_for_load(vm.session.execute, no_reboot=self._facts.host.no_reboot)
+            if ram is None:
+                await self._looking_again()
+                await self._load_state()
+            else:
+                await self._load_pages(ram)
+        except QEMUGone:
+            raise
+        except (QEMUFailed, PageStoreError) as error:
+            await self._failed(str(error))
+        trace.point("load.reverted")
+        if pause.continued():
+            if vm.paged is not None and ram is not None:
+                vm.paged.settle(None)
+            return  # another monitor continued the VM, QEMU did so too after the load, and the guest writes already
+        try:
+            if ram is not None:
+                await in_thread(ram.settle, await generation_id(vm))
+            await asyncio.to_thread(_verify, self.plan)
+        except (QEMUFailed, PageStoreError) as error:
+            found = await asyncio.to_thread(states, self.plan)
+            await self._break(found, str(error), error)
+
+    async def _load_pages(self, ram: Putting) -> None:
+        """Write RAM and let QEMU load; once more where another monitor continued the VM, as the guest then wrote too.
+
+        :raises QEMUFailed: where QEMU can't, or that happens again and again.
+        """
+        vm, pause = self._vm, self._pause
+        # A crash of the host takes QEMU's RAM with it, so it need not be durable.
+        noting = vm.disk(vm.catalog.set_step, "writing", self.plan.to_json(), durable=False)
+        await _both(self._looking_again(), noting)
+        for _ in range(UNDISTURBED_TRIES):
+            # RAM first: while it loads, QEMU reads what a device has in RAM (virtio's rings).
+            await in_thread(ram.write)
+            trace.point("load.ram")
+            if not pause.continued():
+                try:
+                    await self._load_state()
+                except QEMUGone:
+                    raise
+                except QEMUFailed:
+                    if not pause.continued():
+                        raise
+                if not pause.continued():
+                    return
+                await dismiss(vm.session, self.plan.job_id)
+            await vm.session.execute("stop")
+            pause.resumed_before = vm.resumed
+        raise QEMUFailed(
+            "Another monitor of this QEMU continued the VM again and again while it was being loaded.",
+            "Do not use `cont` in another monitor meanwhile.",
+        )
+
+    async def _load_state(self) -> None:
+        plan = self.plan
+        arguments = {"tag": plan.tag, "vmstate": plan.vmstate_node, "devices": list(plan.nodes)}
+        await run_job(self._vm.session, "snapshot-load", arguments, plan.job_id, keep=True)
+
+    async def _looking_again(self) -> None:
+        """Look at the disks now that nothing writes to them.
+
+        The journal keeps what was seen before: a later supervisor that takes a device for reverted which was at the
+        snapshot anyway loads once more, and that is right too.
+        """
+        same = await asyncio.to_thread(_same, self.plan.files, self.plan.tag)
+        self.plan = replace(self.plan, same=same)
+
+    async def _failed(self, why: str) -> NoReturn:
+        """Decide after a failed load whether the VM may continue.
+
+        :raises QEMUFailed: where nothing was touched.
+        :raises HalfWay: where something was, or nobody knows; then the VM is marked as broken.
+        """
+        found = await asyncio.to_thread(states, self.plan)
+        facts = await self._vm.facts()
+        for device in facts.closed:
+            # A `cont` with an image that QEMU has closed as corrupt aborts QEMU 7.2.
+            found[device] = "closed"
+        if certainly_untouched(found) and not facts.nodes_error and await self._ram_is_back():
+            self._pause.stay = False
+            raise QEMUFailed(why, "No disk was changed.")
+        await self._break(found, why)
+
+    async def _ram_is_back(self) -> bool:
+        if self._ram is None:
+            return True
+        try:
+            return not self._pause.continued() and await in_thread(self._ram.put_back)
+        except PageStoreError:
+            return False
+
+    async def _break(self, found: dict[str, str], why: str, cause: Exception | None = None) -> NoReturn:
+        await mark_broken(self._vm, self.plan, found, client=self._client, clock=self._clock, why=why)
+        raise HalfWay(self._vm, self.plan, why) from cause
+
+
+def new_plan(snapshot: Snapshot, facts: Facts, before: Before) -> Plan:
+    """Return the plan of a load, of the disks as they are now."""
+    here = {device.device: device for device in facts.devices}
+    chosen = [here[recorded.device] for recorded in snapshot.devices]
+    files = {device.device: device.file for device in chosen}
+    return Plan(
+        id=snapshot.id,
+        name=snapshot.name,
+        tag=snapshot.tag,
+        job_id=new_job_id(),
+        nodes=tuple(device.node for device in chosen),
+        vmstate_node=here[snapshot.vmstate_device].node,
+        files=files,
+        same=_same(files, snapshot.tag),
+        was_running=facts.running,
+        memory=snapshot.memory,
+        undo=before.undo,
+        back=before.back.id if before.back is not None else "",
+    )
+
+
+def again(plan: Plan, facts: Facts) -> Plan:
+    """Return the plan of the same load once more, in the QEMU that runs now."""
+    here = {device.device: device for device in facts.devices}
+    vmstate = next(
+        device for device in facts.devices if any(s.vm_state_size for s in device.snapshots if s.tag == plan.tag)
+    )
+    return replace(
+        plan,
+        job_id=new_job_id(),
+        nodes=tuple(here[device].node for device in plan.files),
+        vmstate_node=vmstate.node,
+        files={device: here[device].file for device in plan.files},
+    )
+
+
+def _same(files: dict[str, str], tag: str) -> tuple[str, ...]:
+    return tuple(device for device, file in files.items() if images.at_snapshot(file, tag) is not False)
+
+
+def _verify(plan: Plan) -> None:
+    """Make sure that every device was reverted, by its image.
+
+    :raises QEMUFailed: where one was not.
+    """
+    for device, file in plan.files.items():
+        if images.at_snapshot(file, plan.tag) is False:
+            raise QEMUFailed(f"QEMU says that it loaded {plan.name}, and {device} is not at it.")
+
+
+async def _undone(vm: VM, plan: Plan, client: str, clock: Stopwatch, why: str) -> None:
+    entry = await vm.entry("load", plan.name, plan.id, client, clock=clock, result=f"failed: {why}")
+    await vm.disk(vm.catalog.ended, entry)
+    await dismiss_soon(vm.session, plan.job_id)
+    publish_failure(vm, plan, entry.duration_ms, why)
+
+
+async def _both(first: Coroutine[Any, Any, object], second: Coroutine[Any, Any, object]) -> None:
+    """Do both at the same time; afterwards both have ended, also where one has failed."""
+    for end in await asyncio.gather(first, second, return_exceptions=True):
+        if isinstance(end, BaseException):
+            raise end
