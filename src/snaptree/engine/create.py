@@ -171,9 +171,14 @@ async def _undoing(vm: VM, plan: Plan, client: str, clock: Stopwatch, work: Coro
 
 
 async def _finish(vm: VM, plan: Plan, client: str, clock: Stopwatch, taking: Taking | None) -> Snapshot:
-    if taking is not None:
-        await in_thread(taking.commit)
-        trace.point("create.kept")
+    files = [device["file"] for device in plan.snapshot["devices"]]
+    flushing = asyncio.create_task(asyncio.to_thread(images.flush, files))
+    try:
+        if taking is not None:
+            await in_thread(taking.commit)
+            trace.point("create.kept")
+    finally:
+        await flushing
     snapshot = await finish(vm, plan, stopped_at_s=clock.stopped_at_s)
     trace.point("create.whole")
     entry = await vm.entry("create", snapshot.name, snapshot.id, client, clock=clock)
@@ -209,7 +214,9 @@ async def _save_state(vm: VM, plan: Plan) -> None:
 
 
 async def finish(vm: VM, plan: Plan, *, stopped_at_s: float | None = None) -> Snapshot:
-    """Check that the snapshot of ``plan`` is whole on all devices, make it durable, and note it in the lineage.
+    """Check that the snapshot of ``plan`` is whole on all devices, and note it in the lineage.
+
+    Prerequisites: images and pages are flushed.
 
     :param stopped_at_s: when the VM was stopped for it, on the monotonic clock; ``None`` where nobody knows any more.
 
@@ -218,7 +225,6 @@ async def finish(vm: VM, plan: Plan, *, stopped_at_s: float | None = None) -> Sn
     snapshot = whole(plan, await vm.devices())
     if snapshot.memory == "pages" and not await in_thread(lambda: vm.store().has(snapshot.id)):
         raise QEMUFailed(f"The RAM pages of {snapshot.name} are not in the page store.")
-    await asyncio.to_thread(images.flush, [d.file for d in snapshot.devices])
     snapshot = await doubt_parent(vm, snapshot, stopped_at_s)
     await vm.append_lineage(create_record(snapshot))
     return snapshot

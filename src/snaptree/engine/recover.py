@@ -13,7 +13,7 @@ from ..catalog.history import Journal
 from ..model.errors import NotReady, QEMUFailed, QEMUGone, SnaptreeError
 from ..model.names import printable
 from ..qemu.jobs import dismiss_leftovers, find_job, wait_job
-from . import adopt, create, delete, halfway, load, loadable, revert, saved, tags
+from . import adopt, create, delete, halfway, images, load, loadable, revert, saved, tags
 from .ramway import stop_ignoring
 from .recover_offline import recover_offline
 from .vm import VM, Stopwatch
@@ -92,6 +92,7 @@ async def _create(vm: VM, journal: Journal, same_qemu: bool, resume: bool) -> st
     clock = Stopwatch()
     try:
         # QEMU writes the tag onto a device only when the VM state is whole, so a tag on all devices means all of it.
+        await asyncio.to_thread(images.flush, [device["file"] for device in plan.snapshot["devices"]])
         snapshot = await create.finish(vm, plan)
     except QEMUFailed:
         await create.undo(vm, plan, journal.client, clock, "its supervisor ended in the middle; removed")

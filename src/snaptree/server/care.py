@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import importlib
 import logging
 import os
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from ..catalog.catalog import Catalog
 from ..catalog.opening import open_catalog
 from ..engine import ramway
 from ..engine.arrive import Arrival
@@ -40,6 +42,17 @@ log = logging.getLogger(__name__)
 
 WATCH_S = 0.2
 RELAY_TIMEOUT_S = 5.0
+
+
+SWITCH_INTERVAL_S = 0.0005
+"""In a pause the event loop shall not wait long for a thread that reads pages: a tenth of Python's own interval."""
+
+
+def _load_the_rest() -> None:
+    """Load what a first fork would wait for; it needs the server, so it cannot be imported above."""
+    importlib.import_module(".offspring", __package__)
+    # What is there by now stays: the garbage collector need not look through it again, perhaps in a pause.
+    gc.freeze()
 
 
 class Supervised:
@@ -133,13 +146,8 @@ class Supervised:
         :raises OtherDisks: where the VM of this name has others.
         """
         assert self.session is not None
-        catalog = open_catalog(self.place)
-        self.vm = vm = VM(self.place, catalog, self.session, self.process)
-        vm.allow_raw = self.options.allow_raw
-        vm.memory_wanted, vm.memory_why = self.memory_wanted, self.memory_why
-        vm.mend = lambda: mend(vm)
         argv = (record if record is not None else read_json(self.place.command) or {}).get("argv")
-        vm.sole = not self.attached and isinstance(argv, list) and not reachable([str(word) for word in argv])
+        vm = self.take(open_catalog(self.place), argv)
         facts = await vm.facts()
         disks = [Device(d.device, d.node, d.file, d.size) for d in facts.devices]
         # The same process may have got a disk meanwhile; and QEMU hides all of them where one image is corrupt.
@@ -166,14 +174,33 @@ class Supervised:
             await self.session.execute("stop")
         if not same_qemu and not self.attached and not vm.warm:
             self.notes += await vm.disk(said_of_cold_start, vm.place, vm.catalog)
-        self.server = Server(vm)
-        await self.server.listen(self.place.runtime / "qmp.sock")
-        await self.server.listen_too(self.options.listen, self.options.tls)
+        server = await self.open()
+        await server.listen_too(self.options.listen, self.options.tls)
         if any(address.path is None and address.port == 0 for address in self.options.listen):
-            served = ", ".join(map(str, self.server.tcp_addresses()))
+            served = ", ".join(map(str, server.tcp_addresses()))
             self.notes.append(f"{self.place.name} is served at {served} too.")
         if go and waits and not vm.broken:
             await self.session.execute("cont")
+
+    def take(self, catalog: Catalog, argv: object) -> VM:
+        """Take the VM into care: nothing is asked of it yet.
+
+        :param argv: its command line as its user gave it, where that is known.
+        """
+        assert self.session is not None
+        self.vm = vm = VM(self.place, catalog, self.session, self.process)
+        vm.allow_raw = self.options.allow_raw
+        vm.memory_wanted, vm.memory_why = self.memory_wanted, self.memory_why
+        vm.mend = lambda: mend(vm)
+        vm.sole = not self.attached and isinstance(argv, list) and not reachable([str(word) for word in argv])
+        return vm
+
+    async def open(self) -> Server:
+        """Let clients come in."""
+        assert self.vm is not None
+        self.server = server = Server(self.vm)
+        await server.listen(self.place.runtime / "qmp.sock")
+        return server
 
     async def _recover(self, vm: VM, same_qemu: bool) -> None:
         """Finish or undo what was cut off; where that can't be now, the next operation tries again."""
@@ -206,8 +233,8 @@ class Supervised:
             )
         )
         watching = asyncio.create_task(self._watch())
-        # A first fork shall not wait for it; and it needs the server, so it cannot be imported above.
-        loading = asyncio.create_task(asyncio.to_thread(importlib.import_module, ".offspring", __package__))
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        loading = asyncio.create_task(asyncio.to_thread(_load_the_rest))
         try:
             ended = asyncio.create_task(self.session.closed.wait())
             signalled = asyncio.create_task(self._asked.once.wait())
