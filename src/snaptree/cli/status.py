@@ -6,16 +6,19 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from ..model.errors import SnaptreeError
 from ..model.reason import Reason
 from ..places.places import VMPlace
 from . import output, progress
 from .command import Command, Parser, add_json, add_vm
 from .human import clean, counted
 from .paint import Line
-from .source import connected, find_vm, require_supervisor
+from .source import connected, find_vm, unsupervised
 
-_MEMORY = {"full": "in full, inside QEMU's own VM state", "pages": "in pages, in the page store"}
+_MEMORY = {
+    "full": "in full, inside QEMU's own VM state",
+    "pages": "in pages, in the page store",
+    "none": "none: a snapshot holds the disks only while the VM does not run",
+}
 
 
 def arguments(parser: Parser) -> None:
@@ -59,29 +62,25 @@ def of_supervised(place: VMPlace) -> dict[str, Any]:
 
 def of_home(place: VMPlace) -> dict[str, Any]:
     """Answer for a VM that nobody supervises."""
-    from ..engine import offline  # noqa: PLC0415  SQLite
+    from ..engine import offline, offline_status  # noqa: PLC0415  SQLite and the qcow2 reader
 
-    reasons = []
-    try:
-        require_supervisor(place)
-    except SnaptreeError as error:
-        reasons.append(Reason(error.code, error.message, error.remedy).to_json())
-    broken = offline.broken(place)
-    if broken:
-        remedy = (
-            f"Run the VM and load a snapshot: `snaptree load {place.name} NAME`; any whole load makes the VM whole."
-        )
-        reasons.append(Reason("load-incomplete", f"A load failed half way. {broken}", remedy).to_json())
+    known = place.state()
+    if known.state == "stopped":
+        found = offline_status.look(place)
+        reasons, advice, busy = found.reasons, found.advice, "command" if found.busy else None
+    else:
+        error = unsupervised(place, known.qemu_pid)
+        reasons, advice, busy = (Reason(error.code, error.message, error.remedy),), (), None
     return {
         "name": place.name,
-        "state": place.state().state,
+        "state": known.state,
         "run_state": None,
-        "busy": None,
-        "ready": False,
-        "reasons": reasons,
-        "advice": [],
+        "busy": busy,
+        "ready": not reasons,
+        "reasons": [reason.to_json() for reason in reasons],
+        "advice": [reason.to_json() for reason in advice],
         "current": offline.current(place),
-        "memory": None,
+        "memory": "none" if known.state == "stopped" else None,
         "memory_why": "",
         "tracker": None,
         "qemu_version": None,
@@ -92,10 +91,11 @@ def render(answer: Mapping[str, Any]) -> list[Line]:
     """Return the lines: the answer, every reason with its remedy, and what else is good to know."""
     name, reasons = answer["name"], answer["reasons"]
     lines: list[Line]
+    what = f"{name} does not run; its disks" if answer["state"] == "stopped" else name
     if answer["ready"]:
-        lines = [[(f"{name} can be snapshotted now.", "good")]]
+        lines = [[(f"{what} can be snapshotted now.", "good")]]
     else:
-        lines = [[(f"{name} cannot be snapshotted now, for {counted(len(reasons), 'reason')}:", "bad")]]
+        lines = [[(f"{what} cannot be snapshotted now, for {counted(len(reasons), 'reason')}:", "bad")]]
     for reason in reasons:
         lines += _reason(reason)
     state = answer["state"] + (f" ({clean(answer['run_state'])})" if _is_odd(answer) else "")
@@ -136,7 +136,8 @@ COMMAND = Command(
     name="status",
     description="""\
 Say whether the VM can be snapshotted now, and if not: every reason, device by device, each with its remedy.
-Also the current snapshot, how RAM is kept, and advice. The exit code is 0 once it has answered, whatever it says.""",
+Of a VM that does not run: whether its disks can be. Also the current snapshot, how RAM is kept, and advice. The exit
+code is 0 once it has answered, whatever it says.""",
     arguments=arguments,
     act=act,
     examples=("snaptree status dev", "snaptree status dev --json | jq .ready"),

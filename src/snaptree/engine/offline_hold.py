@@ -111,7 +111,7 @@ def stopped(place: VMPlace, *, wait: bool = True) -> Iterator[Stopped]:
     """
     with locked(place, wait=wait) as lock, opened(place) as catalog:
         require_no_qemu(place)
-        disks = disks_of(place) or {d.device: d for snapshot in catalog.snapshots() for d in snapshot.devices}
+        disks = known_disks(place, catalog)
         if not disks:
             raise Refused(
                 f"It is not known which disks the VM {place.name} has.",
@@ -170,6 +170,11 @@ def require_no_qemu(place: VMPlace) -> None:
             f"QEMU of the VM {place.name}{pid} runs, and nobody supervises it.",
             f"`snaptree attach {place.name}` takes it up again.",
         )
+
+
+def known_disks(place: VMPlace, catalog: Catalog) -> dict[str, Device]:
+    """Return the VM's devices as they were when QEMU last ran, or as its snapshots have them; empty where none has."""
+    return disks_of(place) or {d.device: d for snapshot in catalog.snapshots() for d in snapshot.devices}
 
 
 def disks_of(place: VMPlace) -> dict[str, Device]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from ..model.errors import ImageError
 from ..model.names import printable
 from ..model.reason import Reason
 from ..model.snapshot import Device, Snapshot
+from ..places.places import VMPlace
 from ..qcow2.errors import NotQcow2
 from ..qcow2.header import CRYPT_NONE, Header
 from ..qcow2.image import Image
@@ -20,17 +21,24 @@ Table = tuple[ImageSnapshot, ...]
 
 def create_reasons(vm: Stopped) -> tuple[Reason, ...]:
     """Return every reason why no snapshot can be taken of the images now; empty where one can."""
-    broken = vm.catalog.broken()
+    return reasons_of_images(vm.place, vm.catalog.broken(), vm.disks)
+
+
+def reasons_of_images(place: VMPlace, broken: str, disks: Mapping[str, Device]) -> tuple[Reason, ...]:
+    """As :func:`create_reasons`, for a VM that nobody holds.
+
+    :param broken: what the catalog says of a load that failed half way; may be empty.
+    """
     incomplete: tuple[Reason, ...] = ()
     if broken:
         incomplete = (
             Reason(
                 "load-incomplete",
                 f"A load failed half way. {broken}",
-                f"Load a snapshot: `snaptree load {vm.place.name} NAME`; any whole load makes the VM whole.",
+                f"Load a snapshot: `snaptree load {place.name} NAME`; any whole load makes the VM whole.",
             ),
         )
-    return (*incomplete, *(reason for device in vm.disks.values() for reason in _image(device)[0]))
+    return (*incomplete, *(reason for device in disks.values() for reason in _image(device)[0]))
 
 
 def load_reasons(vm: Stopped, snapshot: Snapshot, *, allow_resize: bool = False) -> tuple[Reason, ...]:

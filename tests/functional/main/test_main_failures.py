@@ -116,7 +116,7 @@ def test_a_half_loaded_vm_is_whole_again_once_its_image_is_mended_and_a_snapshot
         take_two(vm, client)
         before = scribble(vm, "s")
         fails(vm, "load", "--discard", vm.name, "s", code=1)
-    assert vm.cli_json("status", vm.name)["reasons"][-1]["code"] == "load-incomplete"
+    assert vm.cli_json("status", vm.name)["reasons"][0]["code"] == "load-incomplete"
     assert "Image is corrupt" in fails(vm, "run", "--detach", vm.name, "--", *bare(vm), code=1)
     scribble(vm, "s", before)
     vm.tool("qemu-img", "check", "-q", "-r", "all", str(vm.disks[1]))
