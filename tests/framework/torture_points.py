@@ -39,6 +39,7 @@ _REPAIRS = ("rebuild-catalog",)
 ELSEWHERE = frozenset(
     {"repair.freed", "repair.rewrite-lineage.written", "repair.add-snapshot.lineage", "repair.mark.lineage"}
     | {"repair.remove-remnant.begun", "repair.removed", "repair.reverted", "stop.kept"}
+    | {"resume.mapping", "resume.mapped"}
 )
 """Points that need damage of their own, and die in tests of their own."""
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..memory import held, sound, userfault
-from ..memory.kernel import SYS_MMAP
+from ..memory.kernel import SYS_CLOSE, SYS_MMAP
 from ..memory.layout import Backend, RAMRegion, find_regions
 from ..memory.pages import block_start, chunks
 from ..memory.ptrace import Traced, TracingRefused
@@ -100,10 +100,18 @@ def open_ram(place: VMPlace, id: str) -> LazyRAM:
         return LazyRAM(id, store, image, files, lock, pool.submit(sound.check, store, id), undo.pop_all())
 
 
-def let_go(ram: LazyRAM) -> None:
-    """Keep the pages no longer: RAM will be read."""
+def let_go(ram: LazyRAM, pid: int | None = None) -> None:
+    """Keep the pages no longer: RAM will be read.
+
+    :param pid: a QEMU that has inherited what it doesn't need; where it can't be traced it keeps that.
+    """
     with contextlib.suppress(SnaptreeError):
         held.let_go(ram.store, ram.id)
+    if pid is not None:
+        with contextlib.suppress(SnaptreeError, OSError), Traced(pid) as traced:
+            for fd in ram.inherited:
+                with contextlib.suppress(OSError):  # closed already
+                    traced.call(SYS_CLOSE, fd)
     ram.closing.close()
 
 
@@ -119,8 +127,8 @@ async def map_ram(vm: VM, ram: LazyRAM) -> None:
     if vm.process is None:
         raise CannotMap("It is not known which process QEMU is.")
     facts = await vm.facts()
-    if others := (*facts.punching, *facts.unseen_writers):
-        raise CannotMap(f"{others[0]} needs RAM that is QEMU's own.")
+    if facts.unseen_writers:
+        raise CannotMap(f"{facts.unseen_writers[0]} needs RAM that is in a file of QEMU's own.")
     backends = await ramway.shared_backends(vm.session)
     try:
         await asyncio.to_thread(_map, vm, vm.process.pid, backends, ram)
@@ -178,7 +186,7 @@ def _check_regions(regions: Sequence[RAMRegion], reasons: Sequence[Reason], ram:
         raise CannotMap("QEMU has other RAM blocks than the snapshot.")
     for region in regions:
         path = Path(region.path)
-        if not str(path.readlink()).startswith(_OURS):
+        if not str(path.resolve()).startswith(_OURS):
             raise CannotMap(f"The RAM block {region.block} is in a file that is not ours.")
         if path.stat().st_blocks * 512 > region.size // 2:
             raise CannotMap(f"QEMU has taken the memory of the RAM block {region.block} already.")
