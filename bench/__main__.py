@@ -9,7 +9,7 @@ import os
 import platform
 import sys
 
-PARTS = ("starting", "snapshots", "listing", "passing", "memory", "many", "images", "forks")
+PARTS = ("starting", "snapshots", "listing", "passing", "memory", "many", "images", "forks", "resuming")
 
 
 def main(words: list[str]) -> int:

@@ -17,8 +17,10 @@ from tests.framework.waiting import wait_until
 
 from snaptree.memory.store import PageStore
 
-OWN_FILE = ("-object", "memory-backend-file,id=pc.ram,size=64M,share=on,mem-path={root}/ram")
-OWN_FILE += ("-machine", "pc,memory-backend=pc.ram")
+OWN_FILE = (
+    *("-object", "memory-backend-file,id=pc.ram,size=64M,share=on,mem-path={root}/ram"),
+    *("-machine", "pc,memory-backend=pc.ram"),
+)
 
 Digests = dict[str, "array[int]"]
 
