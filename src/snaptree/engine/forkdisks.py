@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..model.errors import ImageError
@@ -17,20 +18,41 @@ from ..qcow2.view import FORMAT, disk_size, view, view_backing
 from ..qemu.overlay import write_overlay
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """One snapshot of an image, as QEMU can be made to see it.
+
+    :param content: of the file through which it does.
+    :param size: the disk's in bytes.
+    """
+
+    content: bytes
+    size: int
+
+
 def make_view(source: Path, tag: str, path: Path) -> int:
     """Make the file through which QEMU sees one snapshot of an image, and return the disk's size in bytes then.
 
+    Prerequisites: as of :func:`look_at`.
+    Effects on success, on failure: as of :func:`write_view`.
+
+    :raises UnsupportedImage, ImageError: as those two.
+    """
+    found = look_at(source, tag)
+    write_view(found, path)
+    return found.size
+
+
+def look_at(source: Path, tag: str) -> View:
+    """Return how QEMU can see one snapshot of an image.
+
     Prerequisites: the snapshot is not deleted as long as the view is needed; the source stays where it is.  A QEMU may
     have it open and write, and other snapshots may come, go and be loaded.
-    Effects on success: ``path`` is there with mode 0600, whole, and readable as long as the source is.  It is not
-    flushed to the disk, since it can be made anew at any time, also while it is in use: make it before each start.
-    Effects on failure: none.
 
     :param source: where it is named relatively, the view has its absolute path, links not followed.
     :raises UnsupportedImage: where QEMU cannot see the snapshot so: the image is encrypted, or a path is no UTF-8, or
         names do not fit into the image's first cluster.
-    :raises ImageError: where the source has no such snapshot, or more than one, or cannot be read, or ``path`` not
-        be written.
+    :raises ImageError: where the source has no such snapshot, or more than one, or cannot be read.
     """
     source = source.absolute()
     with Image.open(source) as image:
@@ -47,12 +69,22 @@ def make_view(source: Path, tag: str, path: Path) -> int:
         except ImageError as error:
             named = f"{printable(str(source), 400)}, snapshot {printable(tag, 255)}: {error.message}"
             raise type(error)(named, error.remedy) from error
-        size = disk_size(image.header, found[0])
+        return View(data, disk_size(image.header, found[0]))
+
+
+def write_view(view: View, path: Path) -> None:
+    """Write a view's file.
+
+    Effects on success: ``path`` is there with mode 0600, whole, and readable as long as the source is.  It is not
+    flushed to the disk, since it can be made anew at any time, also while it is in use: make it before each start.
+    Effects on failure: none.
+
+    :raises ImageError: where it cannot be written.
+    """
     try:
-        _replace(path, data)
+        _replace(path, view.content)
     except OSError as error:
         raise ImageError(f"The file {printable(str(path), 400)} cannot be written: {error.strerror}.") from error
-    return size
 
 
 def make_overlay(view: Path, overlay: Path, size: int) -> None:

@@ -7,6 +7,7 @@ snapshot of its own needs, and the snapshot that was borrowed stays as long as t
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -17,7 +18,7 @@ from ..places.files import private_directory
 from . import disk
 from .index import INDEX, INDEX_MAX, STAGED, Kind, kinds_of, slots_of, with_base
 from .map import CHUNK, PageMap
-from .pages import chunks
+from .pages import chunks, distinct
 from .segment import parse_name
 
 if TYPE_CHECKING:
@@ -28,31 +29,53 @@ BORROWED: Final = "borrowed"
 _LIST_MAX: Final = 1 << 20
 
 
-def borrow(store: PageStore, id: str, directory: Path) -> None:
-    """Make a new store in ``directory`` that has one snapshot of ``store``, and none of its own.
+@dataclass(frozen=True, slots=True)
+class Loan:
+    """What a store needs to have the pages of a snapshot of another; it stays true as long as the snapshot is there.
 
-    Prerequisites: both are on one file system; the snapshot is not deleted as long as the new store is there.
-    Effects on failure: the directory may hold links; nothing of ``store`` was changed.
+    :param segments: the files that the pages are in.
+    :param index: the bytes of its index, as a snapshot without a base.
+    """
+
+    id: str
+    segments: tuple[Path, ...]
+    index: bytes
+
+
+def lend(store: PageStore, id: str) -> Loan:
+    """Return what another store needs to have a snapshot of this one.
 
     :raises PagesDamaged: where the snapshot's map is damaged.
+    :raises PageStoreError: where its index cannot be read.
+    """
+    segments = tuple(store.segments.path(range) for range in sorted(segments_of(store, store.map(id))))
+    with disk.failing("The pages of the fork's snapshot cannot be linked", store.path(id)):
+        data = store.path(id).read_bytes()
+    if len(data) > INDEX_MAX:
+        raise PageStoreError(f"{store.path(id)} is too long to be an index.", "`snaptree check` says more.")
+    return Loan(id, segments, with_base(data, None))
+
+
+def borrow(loan: Loan, directory: Path) -> None:
+    """Make a new store in ``directory`` that has one snapshot of another one, and none of its own.
+
+    Prerequisites: both are on one file system; the snapshot is not deleted as long as the new store is there.
+    Effects on failure: the directory may hold links; nothing of the other store was changed.
+
     :raises PageStoreError: where a link can't be made.
     """
-    map = store.map(id)
     private_directory(directory)
     with disk.failing("The pages of the fork's snapshot cannot be linked", directory):
-        names = []
-        for range in sorted(segments_of(store, map)):
-            path = store.segments.path(range)
+        for path in loan.segments:
             os.link(path, directory / path.name)
-            names.append(path.name)
-        disk.write_file(directory / (BORROWED + STAGED), "".join(f"{name}\n" for name in names).encode())
-        disk.rename(directory / (BORROWED + STAGED), directory / BORROWED)
-        data = store.path(id).read_bytes()
-        if len(data) > INDEX_MAX:
-            raise PageStoreError(f"{store.path(id)} is too long to be an index.", "`snaptree check` says more.")
-        disk.write_file(directory / f"{id}{INDEX}{STAGED}", with_base(data, None))
-        disk.rename(directory / f"{id}{INDEX}{STAGED}", directory / f"{id}{INDEX}")
+        _write(directory, BORROWED, "".join(f"{path.name}\n" for path in loan.segments).encode())
+        _write(directory, f"{loan.id}{INDEX}", loan.index)
         disk.sync_directory(directory)
+
+
+def _write(directory: Path, name: str, data: bytes) -> None:
+    disk.write_file(directory / (name + STAGED), data)
+    disk.rename(directory / (name + STAGED), directory / name)
 
 
 def borrowed_segments(directory: Path) -> frozenset[tuple[int, int]]:
@@ -82,5 +105,5 @@ def segments_of(store: PageStore, map: PageMap) -> set[tuple[int, int]]:
         if tables.any():
             content = map.tables(leaves[tables]).reshape(-1).astype(np.int64)
             slots.append(content[content != 0])
-        found.update(range for range, _, _ in store.segments.split(np.unique(np.concatenate(slots))))
+        found.update(range for range, _, _ in store.segments.split(distinct(np.concatenate(slots))))
     return found

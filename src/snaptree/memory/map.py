@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..model.errors import PagesDamaged
 from .index import IndexHeader, Kind, Root, counts_of, kinds_of, slots_of
-from .pages import LEAF, PAGE, Layout, Pages, Slots, chunks, layout_pages
+from .pages import LEAF, PAGE, Layout, Pages, Slots, chunks, distinct, layout_pages
 from .segments import Segments
 
 _LEAVES_MAX: Final = 4096
@@ -139,7 +139,7 @@ class PageMap:
         found = np.empty(len(pages), np.uint32)
         start = 0
         which = pages // LEAF
-        for leaves in chunks(np.unique(which), CHUNK):
+        for leaves in chunks(distinct(which), CHUNK):
             tables = self.tables(leaves)
             if len(pages) and (np.diff(which) >= 0).all():
                 end = int(np.searchsorted(which, leaves[-1], "right"))

@@ -120,6 +120,14 @@ def runs(values: NDArray[np.integer]) -> Iterator[tuple[int, int]]:
         yield from pairwise(edges)
 
 
+def distinct(values: NDArray[np.integer]) -> Pages:
+    """Return what is among ``values``, each once, ascending: ``np.unique`` loads 20 ms of code at its first use."""
+    ascending = np.sort(values, axis=None).astype(np.int64, copy=False)
+    first = np.ones(len(ascending), np.bool_)
+    first[1:] = ascending[1:] != ascending[:-1]
+    return ascending[first]
+
+
 def chunks(values: Pages, size: int) -> Iterator[Pages]:
     """Yield ``values`` in parts of at most ``size``."""
     for start in range(0, len(values), size):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from .index import Kind, kinds_of, slots_of
 from .map import CHUNK, PageMap
-from .pages import LEAF, PAGE, Pages, block_start, chunks
+from .pages import LEAF, PAGE, Pages, block_start, chunks, distinct
 
 if TYPE_CHECKING:
     from .store import PageStore
@@ -75,11 +75,11 @@ def _flat_first(store: PageStore, map: PageMap) -> int | None:
     for leaves in chunks(np.flatnonzero(map.root), CHUNK):
         entries = map.root[leaves]
         dense = kinds_of(entries) == Kind.DENSE
-        found = set(np.unique(slots_of(entries[dense]) - leaves[dense] * LEAF).tolist())
+        found = set(distinct(slots_of(entries[dense]).astype(np.int64) - leaves[dense] * LEAF).tolist())
         if not found & candidates:
             tables = map.tables(leaves[~dense]).astype(np.int64)
             offsets = tables - (leaves[~dense, None] * LEAF + np.arange(LEAF))
-            found = set(np.unique(offsets[tables != 0]).tolist())
+            found = set(distinct(offsets[tables != 0]).tolist())
         for first in sorted(found & candidates):
             if store.segments.open((first, map.pages)).header.flat:
                 return int(first)

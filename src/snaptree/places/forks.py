@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from ..model.errors import BadName, SnaptreeError
 from ..model.names import check_vm_name
-from .files import private_directory, read_json, write_json
+from .files import private_directory, read_json, sync_directory, sync_file, write_json
 from .places import VMPlace
 
 ORIGIN: Final = "origin"
@@ -47,13 +48,23 @@ def beginning(place: VMPlace) -> Beginning | None:
     return Beginning(*(str(value.get(key, "")) for key in ("vm", "id", "name")))
 
 
-def pin(source: VMPlace, fork: str, snapshot_id: str) -> None:
-    """Note that a fork stands on a snapshot, durably.
+def pin(source: VMPlace, fork: str, snapshot_id: str, *, durable: bool = True) -> None:
+    """Note that a fork stands on a snapshot.
 
     Prerequisites: nothing deletes snapshots of the source meanwhile; the fork's folder is there.
+
+    :param durable: flush it to the disk; else :func:`flush` does, before anybody is told of the fork.
     """
     private_directory(source.forks)
-    write_json(source.forks / fork, {"snapshot": snapshot_id})
+    write_json(source.forks / fork, {"snapshot": snapshot_id}, durable=durable)
+
+
+def flush(source: VMPlace, forks: Iterable[str]) -> None:
+    """Flush what was noted of forks to the disk; those that are gone again are left out."""
+    for fork in forks:
+        with contextlib.suppress(FileNotFoundError):
+            sync_file(source.forks / fork)
+    sync_directory(source.forks)
 
 
 def unpin(source: VMPlace, fork: str) -> None:

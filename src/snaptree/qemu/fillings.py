@@ -62,13 +62,14 @@ def read_values(place: VMPlace) -> dict[str, str | int]:
     return {name: value for name, value in recorded.items() if isinstance(value, str | int)}
 
 
-def fill_for(place: VMPlace, argv: Sequence[str]) -> Filled:
+def fill_for(place: VMPlace, argv: Sequence[str], *, durable: bool = True) -> Filled:
     """Return the command line with a value in place of each placeholder.
 
     Prerequisites: the VM's lock is held, its folder is made, and its QEMU does not run.
     Effects on success: new values are in ``command.json``; the directory ``{dir}`` is there.
     Effects on failure: none.
 
+    :param durable: flush ``command.json``, unless somebody does afterwards.
     :raises UsageError: where something has a placeholder's form and is none.
     :raises SnaptreeError: where a directory can't be made, or no port is free.
     """
@@ -79,7 +80,8 @@ def fill_for(place: VMPlace, argv: Sequence[str]) -> Filled:
         before = read_values(place)
         values, notes = _choose(place, names, before, _taken(place))
         if values.items() - before.items():
-            write_json(place.command, {**(read_json(place.command) or {}), MEMBER: {**before, **values}})
+            kept = read_json(place.command) or {}
+            write_json(place.command, {**kept, MEMBER: {**before, **values}}, durable=durable)
     if DIR in names:
         _make_directory(place)
     return Filled(tuple(fill(argv, values)), values, notes)

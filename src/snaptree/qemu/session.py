@@ -86,6 +86,7 @@ class Session:
         self._address = address
         self._on_event = on_event
         self._waiting: dict[str, tuple[Mapping[str, object], Answered]] = {}  # in the order in which QEMU answers
+        self._expected: list[tuple[Callable[[Event], bool], asyncio.Future[Event]]] = []
         self._sent = 0
         self._may_send = asyncio.Event()
         self._may_send.set()
@@ -197,6 +198,15 @@ class Session:
         self._send(message, write, answered)
         return True
 
+    def expect(self, chosen: Callable[[Event], bool]) -> asyncio.Future[Event]:
+        """Return what becomes the first event from now on that ``chosen`` says yes to.
+
+        It fails with QEMUGone where the connection ends before.
+        """
+        found: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
+        self._expected.append((chosen, found))
+        return found
+
     async def _exchange(self, message: Mapping[str, object], write: Callable[[Mapping[str, object]], bytes]) -> Reply:
         waiting: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
 
@@ -232,6 +242,7 @@ class Session:
         """Give an event or a reply to whom it belongs."""
         if "event" in message:
             self._on_event(message)
+            self._tell(message)
             return
         # An error without an id is QEMU's answer to what it could not read, and it answers in order.
         id = message.pop("id", None) or next(iter(self._waiting), "")
@@ -241,6 +252,13 @@ class Session:
             return
         waiting[1](message)
         self._answered.set()
+
+    def _tell(self, event: Event) -> None:
+        """Give an event to those who expect it."""
+        for expected in [expected for expected in self._expected if expected[1].done() or expected[0](event)]:
+            self._expected.remove(expected)
+            if not expected[1].done():
+                expected[1].set_result(event)
 
     def _gone(self, message: Mapping[str, object]) -> QEMUGone:
         command = printable(str(message.get("execute", "")))
@@ -266,6 +284,10 @@ class Session:
         self._waiting.clear()
         for message, answered in waiting:
             answered(self._gone(message))
+        for _, found in self._expected:
+            if not found.done():
+                found.set_exception(QEMUGone(f"QEMU's QMP connection {self._address} has ended."))
+        self._expected.clear()
         self._answered.set()
 
 

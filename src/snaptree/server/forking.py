@@ -7,36 +7,31 @@ folder keeps the snapshot from being deleted.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..catalog.opening import open_catalog
 from ..catalog.rows import from_record
-from ..engine import origins
-from ..engine.arrive import Forked
-from ..engine.forkdisks import make_overlay, make_view
+from ..engine.forkdisks import look_at
 from ..engine.offline import disks_of
 from ..engine.offline_hold import locked
 from ..engine.pins import pin_in
 from ..model.errors import NotReady, Refused, VMRuns, from_code
 from ..model.snapshot import Snapshot
 from ..places import forks
-from ..places.files import private_directory, read_json
+from ..places.files import read_json
 from ..places.places import VMPlace
-from ..qemu import commandline, copies, diskargs, fillings
+from ..qemu import copies, fillings
 from ..qemu.session import Session
-from . import logs, starting
-from .care import Supervised
-from .exchange import End, Options, Ready
+from . import forkstart
+from .exchange import End, Ready
+from .forkstart import Lent, Source
 from .supervisor import refuse_command_line, take_lock
 
 if TYPE_CHECKING:
-    from ..engine.forkram import RAMImage
+    from ..memory.store import PageStore
 
 BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 
@@ -58,29 +53,13 @@ def preload() -> None:
             os.environ[BLAS_THREADS] = before
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """What a fork begins with.
-
-    :param argv: the source's command line, as its user gave it.
-    :param values: what stands for the placeholders in it, in the source.
-    :param images: the source's image of each device, by device.
-    """
-
-    snapshot: Snapshot
-    argv: tuple[str, ...]
-    cwd: Path
-    values: Mapping[str, str | int]
-    images: Mapping[str, str]
-
-
 async def fork(
     source: VMPlace,
     place: VMPlace,
     which: Mapping[str, str],
     *,
     ready: Callable[[Ready], None],
-    snapshot: Snapshot | None = None,
+    origin: Source | None = None,
 ) -> End:
     """Start a VM that goes on from a snapshot of ``source``, and look after it until it ends.
 
@@ -90,17 +69,24 @@ async def fork(
     Effects on failure: there is no such VM, and no trace of it in the source.
 
     :param which: ``name`` or ``id`` of the snapshot.
-    :param snapshot: the snapshot, where it is kept for this fork already, and the VM's folder made.
+    :param origin: what :func:`look` said, where the snapshot is kept for this fork already, and the VM's folder made.
     :raises NoSuchSnapshot, AmbiguousId, Refused, NotReady, QEMUStartFailed: nothing was changed.
     """
-    if snapshot is None and place.exists():
-        raise VMRuns(f"There is a VM {place.name} already.", "Choose another name for the fork.")
-    place.make()
+    if origin is None:
+        if place.exists():
+            raise VMRuns(f"There is a VM {place.name} already.", "Choose another name for the fork.")
+        place.make()
     lock = take_lock(place)
     begun = False
     try:
-        origin = await _origin(source, place, which, snapshot)
-        supervised = await _start(source, place, origin)
+        if origin is None:
+            argv, cwd = await asyncio.to_thread(command_line, source)
+            if source.state().state == "supervised":
+                snapshot = await _ask_for_pin(source, place, which)
+            else:
+                snapshot = await asyncio.to_thread(_pin, source, place, which)
+            origin = await asyncio.to_thread(look, source, snapshot, argv, cwd)
+        supervised = await forkstart.start(source.name, place, origin)
         begun = True
         return await supervised.serve(ready)
     finally:
@@ -110,12 +96,12 @@ async def fork(
         lock.release()
 
 
-async def _origin(source: VMPlace, place: VMPlace, which: Mapping[str, str], snapshot: Snapshot | None) -> Source:
-    """Keep the snapshot for the fork, and read what is needed of the source.
+def command_line(source: VMPlace) -> tuple[tuple[str, ...], Path]:
+    """Return a VM's command line as its user gave it, and its working directory.
 
-    :raises SnaptreeError: where there is none such, or the source's command line is not known.
+    :raises Refused, NotReady: where a second VM cannot have it, or it is not known.
     """
-    recorded = await asyncio.to_thread(read_json, source.command) or {}
+    recorded = read_json(source.command) or {}
     argv, cwd = recorded.get("argv"), recorded.get("cwd")
     if not isinstance(argv, list) or not argv or not isinstance(cwd, str):
         raise Refused(
@@ -127,13 +113,40 @@ async def _origin(source: VMPlace, place: VMPlace, which: Mapping[str, str], sna
         first = found.refusals[0]
         raise NotReady(f"{source.name} cannot be forked: {first.message}", first.remedy, found.refusals)
     refuse_command_line(words, detached=True)
-    if snapshot is None and source.state().state == "supervised":
-        snapshot = await _ask_for_pin(source, place, which)
-    elif snapshot is None:
-        snapshot = await asyncio.to_thread(_pin, source, place, which)
-    images = {device: disk.file for device, disk in disks_of(source).items()}
-    images = {d.device: images.get(d.device, d.file) for d in snapshot.devices}
-    return Source(snapshot, words, Path(cwd), fillings.read_values(source), images)
+    return words, Path(cwd)
+
+
+def look(
+    source: VMPlace, snapshot: Snapshot, argv: tuple[str, ...], cwd: Path, *, store: PageStore | None = None
+) -> Source:
+    """Read all that is needed of the source for forks of a snapshot, which is kept for them.
+
+    :param argv: as :func:`command_line` returned it, with ``cwd``.
+    :param store: the source's, where it is open.
+    :raises SnaptreeError: where it can't be forked.
+    """
+    known = {device: disk.file for device, disk in disks_of(source).items()}
+    images = {d.device: known.get(d.device, d.file) for d in snapshot.devices}
+    for device, image in images.items():
+        if not image.startswith("/"):
+            raise Refused(f"{device} is {image}, which is no local file and cannot be forked.")
+    views = {device: look_at(Path(image), snapshot.tag) for device, image in images.items()}
+    ram = _lend(source, snapshot.id, store) if snapshot.memory == "pages" else None
+    return Source(snapshot, argv, cwd, fillings.read_values(source), images, views, ram)
+
+
+def _lend(source: VMPlace, id: str, store: PageStore | None) -> Lent:
+    from ..engine.forkram import image_of  # noqa: PLC0415  numpy
+    from ..memory.borrow import lend  # noqa: PLC0415
+    from ..memory.store import PageStore  # noqa: PLC0415
+
+    if store is not None:
+        return Lent(lend(store, id), image_of(store, id))
+    opened = PageStore.open(source.pages, clean=False)
+    try:
+        return Lent(lend(opened, id), image_of(opened, id))
+    finally:
+        opened.close()
 
 
 async def _ask_for_pin(source: VMPlace, place: VMPlace, which: Mapping[str, str]) -> Snapshot:
@@ -157,94 +170,3 @@ def _pin(source: VMPlace, place: VMPlace, which: Mapping[str, str]) -> Snapshot:
             return pin_in(catalog, source, place.name, name=which.get("name"), id=which.get("id"))
         finally:
             catalog.close()
-
-
-async def _start(source: VMPlace, place: VMPlace, origin: Source) -> Supervised:
-    """Start QEMU, and bring it to the snapshot.
-
-    Effects on failure: QEMU doesn't run.
-    """
-    snapshot = origin.snapshot
-    umask = logs.set_up(place)
-    paged = snapshot.memory == "pages"
-    (images, views), ram = await asyncio.gather(
-        asyncio.to_thread(_make_disks, place, origin), asyncio.to_thread(_borrow, source, place, snapshot)
-    )
-    replaced = diskargs.with_disks(origin.argv, images, str(origin.cwd), origin.values)
-    if replaced.reasons:
-        first = replaced.reasons[0]
-        raise NotReady(f"{source.name} cannot be forked: {first.message}", first.remedy, replaced.reasons)
-    filled = fillings.fill_for(place, replaced.argv)
-    command = commandline.analyse(filled.argv)
-    waiting = [] if snapshot.memory == "none" else [*(["-S"] * (not command.paused)), "-incoming", "defer"]
-    options = Options(memory="pages" if paged else "auto")
-    with contextlib.ExitStack() as files:
-        inherited: dict[Path, int] = {}
-        if ram is not None:
-            from ..engine.forkram import opened  # noqa: PLC0415  numpy
-
-            inherited = files.enter_context(opened(ram.files))
-        supervised, memory = await starting.start(
-            place,
-            [*filled.argv, *waiting],
-            origin.cwd,
-            foreground=False,
-            umask=umask,
-            options=options,
-            inherit=list(inherited.values()),
-        )
-    arrival = Forked(snapshot, Path(origin.images[snapshot.vmstate_device]), ram, inherited) if waiting else None
-    record = {
-        "argv": list(replaced.argv),
-        "cwd": str(origin.cwd),
-        "memory": memory,
-        fillings.MEMBER: filled.values,
-        origins.MEMBER: origins.Origin(source.name, snapshot.id, snapshot.name, tuple(views)).to_json(),
-    }
-    try:
-        supervised.notes += filled.notes
-        await supervised.begin(record, fresh=True, same_qemu=False, go=not command.paused, arrival=arrival)
-    except BaseException:
-        await supervised.abandon()
-        raise
-    return supervised
-
-
-def _make_disks(place: VMPlace, origin: Source) -> tuple[dict[str, str], list[origins.View]]:
-    """Make the fork's images: for each of the source's an overlay on a view of the snapshot.
-
-    :return: the overlay in place of each of the source's images, and the views.
-    """
-    private_directory(place.disks)
-    found, views = {}, []
-    for number, device in enumerate(origin.snapshot.devices):
-        image = origin.images[device.device]
-        if not image.startswith("/"):
-            raise Refused(f"{device.device} is {image}, which is no local file and cannot be forked.")
-        stem = re.sub(r"[^A-Za-z0-9._-]", "_", device.device)[:64] or "disk"
-        view = place.disks / f"{number}-{stem}.view"
-        overlay = place.disks / f"{number}-{stem}.qcow2"
-        make_overlay(view, overlay, make_view(Path(image), origin.snapshot.tag, view))
-        found[image] = str(overlay)
-        views.append(origins.View(str(view), image, origin.snapshot.tag))
-    return found, views
-
-
-def _borrow(source: VMPlace, place: VMPlace, snapshot: Snapshot) -> RAMImage | None:
-    """Link the snapshot's pages into the fork's store; return how its RAM is made."""
-    if snapshot.memory != "pages":
-        return None
-    from ..engine.forkram import image_of  # noqa: PLC0415  numpy
-    from ..memory.borrow import borrow  # noqa: PLC0415
-    from ..memory.store import PageStore  # noqa: PLC0415
-
-    theirs = PageStore.open(source.pages, clean=False)
-    try:
-        borrow(theirs, snapshot.id, place.pages)
-    finally:
-        theirs.close()
-    ours = PageStore.open(place.pages, clean=False)
-    try:
-        return image_of(ours, snapshot.id)
-    finally:
-        ours.close()

@@ -15,12 +15,23 @@ QEMU_LOG_MAX_BYTES = 8 << 20
 qmp_log = logging.getLogger("snaptree.qmp-traffic")
 
 
+_users_umask: list[int] = []
+
+
+def be_private() -> int:
+    """Make files for our user alone from now on, and return the umask that the user had, also in a fork of ours."""
+    before = os.umask(0o077)
+    if not _users_umask:
+        _users_umask.append(before)
+    return _users_umask[0]
+
+
 def set_up(place: VMPlace) -> int:
     """Write the supervisor's log and the QMP log from now on, each bounded to two files of 1 MiB.
 
     :return: the umask that the user had; ours is private from now on.
     """
-    before = os.umask(0o077)
+    before = be_private()
     package = logging.getLogger("snaptree")
     package.setLevel(logging.INFO)
     package.propagate = False

@@ -19,14 +19,15 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from ..engine.pins import pin
+from ..engine.pins import pin_all
 from ..engine.vm import VM
 from ..model.errors import UsageError, VMRuns
 from ..model.names import check_vm_name
-from ..model.snapshot import Snapshot
+from ..places import forks
 from ..places.places import VMPlace
 from . import daemon, forking, logs
 from .exchange import End, Ready
+from .forkstart import Source
 
 FORKS_MAX = 1000
 
@@ -49,29 +50,55 @@ async def start(
     for place in places:
         if place.exists():
             raise VMRuns(f"There is a VM {place.name} already.", "Choose another name for the fork.")
-    pipes = []
-    for place in places:
-        place.make()
-        try:
-            snapshot = await pin(vm, place.name, name=which.get("name"), id=which.get("id"), wait=wait)
-        except BaseException:
+    argv, cwd = await asyncio.to_thread(forking.command_line, vm.place)
+    made: list[VMPlace] = []
+    try:
+        for place in places:
+            place.make()
+            made.append(place)
+        snapshot = await pin_all(vm, names, name=which.get("name"), id=which.get("id"), wait=wait)
+        store = vm.paged.store if vm.paged is not None else None
+        origin = await asyncio.to_thread(forking.look, vm.place, snapshot, argv, cwd, store=store)
+    except BaseException:
+        for place in made:
+            forks.unpin(vm.place, place.name)
             place.remove()
-            raise
-        pipes.append(await _begin(vm, place, snapshot))
-    said = await asyncio.gather(*(asyncio.to_thread(daemon.listen, pipe) for pipe in pipes))
-    values = [daemon.said(words) for words in said]
+        raise
+    pipes = [await _begin(vm, place, origin) for place in places]
+    flushing = asyncio.create_task(asyncio.to_thread(forks.flush, vm.place, names))
+    values = [daemon.said(words) for words in await asyncio.gather(*map(_listen, pipes))]
+    await flushing
     for value in values:
         if "error" in value:
             raise daemon.error_of(value["error"])
     return values
 
 
-async def _begin(vm: VM, place: VMPlace, snapshot: Snapshot) -> int:
+async def _listen(pipe: int) -> bytes:
+    """Return all that a supervisor says of how it began, and close the pipe."""
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    words = b""
+    loop.add_reader(pipe, readable.set)
+    try:
+        while True:
+            await readable.wait()
+            readable.clear()
+            data = os.read(pipe, 1 << 16)
+            if not data:
+                return words
+            words += data
+    finally:
+        loop.remove_reader(pipe)
+        os.close(pipe)
+
+
+async def _begin(vm: VM, place: VMPlace, origin: Source) -> int:
     """Start a fork's supervisor; return the pipe on which it says how it began."""
     read, write = os.pipe()
 
     async def work(ready: Callable[[Ready], None]) -> End:
-        return await forking.fork(vm.place, place, {}, ready=ready, snapshot=snapshot)
+        return await forking.fork(vm.place, place, {}, ready=ready, origin=origin)
 
     with contextlib.ExitStack() as undo:
         undo.callback(os.close, write)

@@ -39,7 +39,7 @@ async def start(
     :raises Refused: where the pages way was insisted on and can't be had, or the host has too little memory.
     :raises QEMUStartFailed: where the program cannot be executed, or QEMU ends at its start.
     """
-    plan = await _plan(place, argv, cwd, options)
+    plan = await asyncio.to_thread(plan_ram, place, argv, cwd, options)
     if plan.way == "full" and options.memory == "pages":
         raise Refused(f"The RAM of the VM {place.name} cannot be kept in pages: {plan.why}", plan.remedy)
     if plan.way == "pages":
@@ -83,7 +83,8 @@ def read_memory(place: VMPlace) -> tuple[str, str]:
     return str(memory.get("wanted", "auto")), str(memory.get("why", ""))
 
 
-async def _plan(place: VMPlace, argv: Sequence[str], cwd: Path, options: Options) -> RAMPlan:
+def plan_ram(place: VMPlace, argv: Sequence[str], cwd: Path, options: Options) -> RAMPlan:
+    """Return where RAM shall lie; a program that is not known yet is asked."""
     if options.memory == "full":
         return rambackend.full(argv, "It was started with --memory full.", "Leave that out.")
 
@@ -97,7 +98,7 @@ async def _plan(place: VMPlace, argv: Sequence[str], cwd: Path, options: Options
             return CONFIGURED
 
     try:
-        return await asyncio.to_thread(rambackend.plan, argv, ask, groups)
+        return rambackend.plan(argv, ask, groups)
     except QEMUStartFailed as error:
         return rambackend.full(argv, error.message, "Begin the command line with QEMU, or a script that only calls it.")
 
@@ -112,6 +113,32 @@ async def _start(
     options: Options,
     inherit: Sequence[int],
 ) -> Supervised:
+    supervised = launch_qemu(place, plan, cwd, foreground=foreground, umask=umask, options=options, inherit=inherit)
+    try:
+        await supervised.connect_started(f"unix:{place.qemu_socket}")
+    except BaseException:
+        await supervised.abandon()
+        raise
+    return supervised
+
+
+def launch_qemu(
+    place: VMPlace,
+    plan: RAMPlan,
+    cwd: Path,
+    *,
+    foreground: bool,
+    umask: int,
+    options: Options,
+    inherit: Sequence[int] = (),
+) -> Supervised:
+    """Start QEMU, and don't wait until it can be connected to.
+
+    Prerequisites: the VM's lock is ours.
+    Effects on failure: QEMU doesn't run.
+
+    :raises QEMUStartFailed: where the program cannot be executed.
+    """
     words = logs.QEMUWords(place.qemu_log)
     listener = launch.listen(place.qemu_socket)
     try:
@@ -123,11 +150,9 @@ async def _start(
         listener.close()
     supervised = Supervised(place, process, words, owns_qemu=True, foreground=foreground, options=options)
     try:
-        qmp = f"unix:{place.qemu_socket}"
-        supervised.note_running(qmp)
-        await supervised.connect_started(qmp)
+        supervised.note_running(f"unix:{place.qemu_socket}")
     except BaseException:
-        await supervised.abandon()
+        process.kill()
         raise
     return supervised
 
