@@ -8,7 +8,8 @@ from ..model.snapshot import Device, Snapshot
 from . import adopt as rules
 from . import images
 from .create import check_description
-from .vm import VM, Stopwatch
+from .stopwatch import Stopwatch
+from .vm import VM
 
 
 async def adopt(vm: VM, tag: str, name: str, description: str = "", *, client: str, wait: bool = True) -> Snapshot:

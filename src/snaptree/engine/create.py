@@ -19,12 +19,14 @@ from ..model.snapshot import Snapshot
 from ..qemu.facts import Facts
 from ..qemu.jobs import dismiss, dismiss_soon, run_job
 from . import images, tags, trace
+from .moments import Stands
 from .pause import Pause, paused
-from .ramway import in_thread
+from .ramway import all_ended, in_thread
 from .room import explain_create
 from .saved import Plan, Wanted, doubt_parent, new_plan, whole
 from .status import create_reasons
-from .vm import VM, Stands, Stopwatch
+from .stopwatch import Stopwatch
+from .vm import VM
 
 if TYPE_CHECKING:
     from .taking import Taking
@@ -198,10 +200,7 @@ async def _save(vm: VM, plan: Plan, facts: Facts, clock: Stopwatch, taking: Taki
             await _save_state(vm, plan)
         else:
             # QEMU writes nothing into guest RAM while it saves, so both are of the one moment.
-            saved, taken = await asyncio.gather(_save_state(vm, plan), in_thread(taking.last), return_exceptions=True)
-            for failure in (saved, taken):
-                if isinstance(failure, BaseException):
-                    raise failure
+            await all_ended(_save_state(vm, plan), in_thread(taking.last))
         pause.check_untouched()
         trace.point("create.saved")
     await dismiss_soon(vm.session, plan.job_id)  # not in the pause

@@ -17,7 +17,8 @@ from . import tags, trace
 from .create import forget_pages
 from .entries import is_of
 from .pinned import check_unpinned
-from .vm import VM, Stopwatch
+from .stopwatch import Stopwatch
+from .vm import VM
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from ..model.names import printable
 from ..qcow2.errors import UnsupportedImage
 from ..qcow2.image import Image
 from ..qcow2.view import FORMAT, disk_size, view, view_backing
-from ..qemu.overlay import write_overlay
+from ..qemu.overlay import write_overlay, write_sparse
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +111,10 @@ def _replace(path: Path, data: bytes) -> None:
     stage = path.with_name(f".{path.name}.{os.getpid()}")
     fd = os.open(stage, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        with open(fd, "wb", buffering=0) as file:
-            file.write(data)
+        try:
+            write_sparse(fd, data)
+        finally:
+            os.close(fd)
         stage.rename(path)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -11,7 +11,8 @@ from ..model.errors import LoadIncomplete
 from ..model.snapshot import Memory
 from ..qemu.jobs import dismiss
 from . import images
-from .vm import VM, Stopwatch
+from .stopwatch import Stopwatch
+from .vm import VM
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,11 @@ from . import images, trace
 from .automatic import Before
 from .halfway import HalfWay, Plan
 from .loadable import ready
+from .moments import ClockSeen
 from .present import keep_before, prune
 from .revert import new_plan, revert
-from .vm import VM, ClockSeen, Stopwatch
+from .stopwatch import Stopwatch
+from .vm import VM
 
 log = logging.getLogger(__name__)
 

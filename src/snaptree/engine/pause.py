@@ -12,7 +12,8 @@ from typing import Any
 from ..model.errors import QEMUFailed, QEMUGone
 from ..qemu.facts import Facts
 from .ramway import ignore_shared
-from .vm import VM, Stopwatch
+from .stopwatch import Stopwatch
+from .vm import VM
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ async def paused(
     # Also where it is paused already: `stop` drains and flushes.  QEMU sends STOP before its answer, if the VM ran.
     begin: list[Coroutine[Any, Any, object]] = [vm.session.execute("stop")]
     if ignoring_shared:
-        begin.append(ignore_shared(vm.session, on=True))
+        begin.insert(0, ignore_shared(vm.session, on=True))
     pause = Pause(vm, False, vm.resumed)
     try:
         try:
@@ -87,22 +88,29 @@ async def paused(
         raise
     finally:
         if not vm.session.closed.is_set():
-            await _leave(vm, pause, ignoring_shared=ignoring_shared)
+            await _leave(vm, pause, clock, ignoring_shared=ignoring_shared)
         clock.resumed()
 
 
-async def _leave(vm: VM, pause: Pause, *, ignoring_shared: bool) -> None:
+async def _leave(vm: VM, pause: Pause, clock: Stopwatch, *, ignoring_shared: bool) -> None:
     """End the pause: commands are sent at once, so that the VM waits for none of the answers."""
-    goes_on = pause.was_running and not pause.stay
-    ends = await asyncio.gather(
-        *([ignore_shared(vm.session, on=False)] if ignoring_shared else ()),
-        *([vm.session.execute("cont")] if goes_on else ()),
-        return_exceptions=True,
-    )
-    for end in ends:
+    works: list[Coroutine[Any, Any, object]] = []
+    if pause.was_running and not pause.stay:
+        works.append(_go_on(vm, pause, clock))
+    if ignoring_shared:
+        works.append(ignore_shared(vm.session, on=False))
+    for end in await asyncio.gather(*works, return_exceptions=True):
         if isinstance(end, QEMUFailed):
             log.error("after a pause: %s", end)
         elif isinstance(end, BaseException):
             raise end
-    if goes_on and isinstance(ends[-1], QEMUFailed):
-        pause.stuck = ends[-1].message
+
+
+async def _go_on(vm: VM, pause: Pause, clock: Stopwatch) -> None:
+    try:
+        await vm.session.execute("cont")
+    except QEMUFailed as error:
+        log.error("the VM could not continue: %s", error)
+        pause.stuck = error.message
+    finally:
+        clock.resumed()

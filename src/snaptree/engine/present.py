@@ -26,7 +26,8 @@ from .delete import delete_held
 from .ramway import in_thread, memory_now
 from .saved import Wanted
 from .status import create_reasons
-from .vm import VM, Stopwatch
+from .stopwatch import Stopwatch
+from .vm import VM
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from .paged import CHUNK_PAGES, NONE, STAGED_PAGES, PagedRAM, without
 class Putting:
     """One load's RAM.
 
-    In this order: :meth:`prepare`, :meth:`write` in the stop, QEMU's load, :meth:`settle`, still in the stop.  Or after
+    In this order: :meth:`prepare`; in the stop :meth:`look`, :meth:`write`, QEMU's load, :meth:`settle`.  Or after
     :meth:`write`, where QEMU has changed nothing, :meth:`put_back`.
     """
 
@@ -30,6 +30,7 @@ class Putting:
         self._target = paged.store.map(id)
         self._way_back = way_back
         self._staged: Pages = NONE
+        self._need: Pages = NONE
         self._kept_pages: Pages | None = None  # what was in them is in `kept`
 
     def prepare(self) -> None:
@@ -47,23 +48,28 @@ class Putting:
             self._read(part, self._paged.staging[start : start + len(part)])
         self._check(rest)
 
+    def look(self) -> None:
+        """Find out what is to be written, and remember what is there.  The VM stands still."""
+        paged = self._paged
+        if paged.base is None:
+            paged.arm()
+            return
+        self._need = np.union1d(self._differing(), paged.take())
+        self._keep(self._need)
+        paged.add_pending(self._need)
+
     def write(self) -> None:
-        """Make RAM that of the snapshot.  The VM stands still.
+        """Make RAM that of the snapshot.  The VM stands still, and has since :meth:`look`.
 
         Effects on failure: RAM is of neither moment; which pages may differ is known.
         """
         paged = self._paged
         if paged.base is None:
-            paged.arm()
             self._restore(self._everything())
             return
-        taken = paged.take()
-        need = np.union1d(self._differing(), taken)
-        self._keep(need)
-        paged.add_pending(need)
         if len(self._staged):
             paged.ram.scatter(self._staged, paged.staging[: len(self._staged)])
-        self._restore(without(need, self._staged))
+        self._restore(without(self._need, self._staged))
 
     def settle(self, guid: str = "") -> None:
         """Put back what QEMU wrote into RAM while loading (a reset copies ROMs there).  The VM stands still.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
 
@@ -236,3 +236,10 @@ async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
         raise PageStoreError(
             f"RAM pages cannot be read or written{where}: {error.strerror or error}.", "Make room, and try again."
         ) from error
+
+
+async def all_ended(*works: Awaitable[object]) -> None:
+    """Do all at the same time; afterwards each has ended, also where one has failed: that is raised then."""
+    for end in await asyncio.gather(*works, return_exceptions=True):
+        if isinstance(end, BaseException):
+            raise end

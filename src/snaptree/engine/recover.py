@@ -16,7 +16,8 @@ from ..qemu.jobs import dismiss_leftovers, find_job, wait_job
 from . import adopt, create, delete, halfway, images, load, loadable, revert, saved, tags
 from .ramway import stop_ignoring
 from .recover_offline import recover_offline
-from .vm import VM, Stopwatch
+from .stopwatch import Stopwatch
+from .vm import VM
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,8 @@ from ..catalog.history import Journal
 from ..catalog.lineage import delete_record, load_record
 from ..catalog.undo import read_undo
 from . import images, tags
-from .vm import VM, Stopwatch
+from .stopwatch import Stopwatch
+from .vm import VM
 
 
 async def recover_offline(vm: VM, journal: Journal) -> str:

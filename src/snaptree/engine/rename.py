@@ -15,7 +15,8 @@ from ..model.names import check_name, printable
 from ..model.snapshot import Snapshot
 from ..places.places import VMPlace
 from .create import check_description
-from .vm import VM, Stopwatch
+from .stopwatch import Stopwatch
+from .vm import VM
 
 
 async def rename(

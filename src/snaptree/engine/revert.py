@@ -6,9 +6,8 @@ Whatever fails, it is found out how far QEMU came: the VM is as it was, or marke
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from ..model.errors import LoadIncomplete, NotReady, PageStoreError, QEMUFailed, QEMUGone
 from ..model.snapshot import Snapshot
@@ -19,9 +18,11 @@ from . import images, trace
 from .automatic import Before
 from .halfway import HalfWay, Plan, certainly_untouched, mark_broken, publish_failure, states
 from .loadable import Ready
+from .moments import Stands
 from .pause import Pause, paused
-from .ramway import generation_id, in_thread
-from .vm import VM, Stands, Stopwatch
+from .ramway import all_ended, generation_id, in_thread
+from .stopwatch import Stopwatch
+from .vm import VM
 
 if TYPE_CHECKING:
     from .putting import Putting
@@ -50,7 +51,9 @@ async def revert(vm: VM, plan: Plan, found: Ready, *, client: str, clock: Stopwa
             pause.stay = True  # until it is known what QEMU has done
             await _Reverting(vm, plan, found, pause, client=client, clock=clock).perform()
             trace.point("load.loaded")
-            await vm.disk(vm.catalog.set_step, "loaded", plan.to_json())
+            # It is durable with what is noted next.  A host that crashes before takes the guest with it, and the next
+            # start finds the disks where the load has brought them, or brings them there.
+            await vm.disk(vm.catalog.set_step, "loaded", plan.to_json(), durable=False)
             vm.broken = ""
             vm.warm = True
             vm.stands = Stands(plan.id, pause.resumed_before)
@@ -104,9 +107,11 @@ class _Reverting:
                 vm.paged.settle(None)
             return  # another monitor continued the VM, QEMU did so too after the load, and the guest writes already
         try:
-            if ram is not None:
-                await in_thread(ram.settle, await generation_id(vm))
-            await asyncio.to_thread(_verify, self.plan)
+            if ram is None:
+                await asyncio.to_thread(_verify, self.plan)
+            else:
+                guid = await generation_id(vm)
+                await all_ended(asyncio.to_thread(_verify, self.plan), in_thread(ram.settle, guid))
         except (QEMUFailed, PageStoreError) as error:
             found = await asyncio.to_thread(states, self.plan)
             await self._break(found, str(error), error)
@@ -119,7 +124,7 @@ class _Reverting:
         vm, pause = self._vm, self._pause
         # A crash of the host takes QEMU's RAM with it, so it need not be durable.
         noting = vm.disk(vm.catalog.set_step, "writing", self.plan.to_json(), durable=False)
-        await _both(self._looking_again(), noting)
+        await all_ended(self._looking_again(), noting, in_thread(ram.look))
         for _ in range(UNDISTURBED_TRIES):
             # RAM first: while it loads, QEMU reads what a device has in RAM (virtio's rings).
             await in_thread(ram.write)
@@ -137,6 +142,7 @@ class _Reverting:
                 await dismiss(vm.session, self.plan.job_id)
             await vm.session.execute("stop")
             pause.resumed_before = vm.resumed
+            await in_thread(ram.look)
         raise QEMUFailed(
             "Another monitor of this QEMU continued the VM again and again while it was being loaded.",
             "Do not use `cont` in another monitor meanwhile.",
@@ -240,10 +246,3 @@ async def _undone(vm: VM, plan: Plan, client: str, clock: Stopwatch, why: str) -
     await vm.disk(vm.catalog.ended, entry)
     await dismiss_soon(vm.session, plan.job_id)
     publish_failure(vm, plan, entry.duration_ms, why)
-
-
-async def _both(first: Coroutine[Any, Any, object], second: Coroutine[Any, Any, object]) -> None:
-    """Do both at the same time; afterwards both have ended, also where one has failed."""
-    for end in await asyncio.gather(first, second, return_exceptions=True):
-        if isinstance(end, BaseException):
-            raise end

@@ -17,8 +17,9 @@ from ..qemu.blockdevs import BlockDevice
 from ..qemu.blockers import choose_vmstate_device
 from ..qemu.facts import Facts
 from ..qemu.jobs import new_job_id
+from .moments import ClockSeen
 from .ramway import memory_now
-from .vm import VM, ClockSeen
+from .vm import VM
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from ..catalog import lineage
@@ -19,22 +18,15 @@ from ..model.ids import NIL
 from ..model.reason import Reason
 from ..model.snapshot import Device
 from ..places.places import VMPlace
-from ..qcow2.table import ImageSnapshot
 from ..qemu.blockdevs import BlockDevice
-from ..qemu.facts import (
-    Facts,
-    StaticFacts,
-    gather,
-    gather_devices,
-    gather_static,
-    refresh,
-    refresh_then,
-    with_tables,
-)
+from ..qemu.facts import Facts
 from ..qemu.launch import Process
 from ..qemu.session import Event, Session
-from . import images, trace
+from . import trace
+from .known import KnownFacts
+from .moments import ClockSeen, Stands
 from .presence import Table
+from .stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from ..memory.store import PageStore
@@ -43,7 +35,6 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-CLOCK_SLACK_S = 1.0
 HARMLESS_EVENTS = frozenset(
     {"STOP", "RESUME", "JOB_STATUS_CHANGE", "RTC_CHANGE", "RESET", "MIGRATION", "SHUTDOWN", "POWERDOWN", "WAKEUP"}
     | {"SUSPEND", "NIC_RX_FILTER_CHANGED", "BALLOON_CHANGE", "SPICE_CONNECTED", "SPICE_DISCONNECTED"}
@@ -117,9 +108,7 @@ class VM:
         self.clock_seen: ClockSeen | None = None
         self.stands: Stands | None = None
         self.sole = False
-        self._static: StaticFacts | None = None
-        self._known: _Known | None = None  # gathered, and still true but for what changes by itself
-        self._changes = 0
+        self._facts = KnownFacts(session, process)
         # One thread: SQLite's connection is used by one at a time, and writes stay in order.
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="snaptree-disk")
 
@@ -155,19 +144,8 @@ class VM:
 
     async def facts(self) -> Facts:
         """Ask QEMU about everything that decides whether a snapshot can be taken or loaded now."""
-        if self._static is None:
-            self._static = await gather_static(self.session.execute)
         before = self.stops, self.resumed
-        facts = await self._refreshed()
-        if facts is None:
-            pid = self.process.pid if self.process else None
-            changes = self._changes
-            facts = await gather(self.session.execute, static=self._static, pid=pid)
-            self._known = None
-            if self.sole and not facts.nodes_error:
-                known = await asyncio.to_thread(_knowable, facts)
-                if changes == self._changes:
-                    self._known = known
+        facts = await self._facts.now(keep=self.sole)
         if before == (self.stops, self.resumed):  # else an event is newer
             self.run_state = facts.run_state
         if self.paged is not None:
@@ -185,46 +163,15 @@ class VM:
         late, and is asked in the pause, before anything is touched (:attr:`.pause.Pause.facts`).  A refusal is always
         of this moment.
         """
-        facts = await self._expected()
+        facts = await self._facts.expected() if self.run_state == "running" else None
         if facts is not None and not against(facts):
             return facts, ()
         facts = await self.facts()
         return facts, against(facts)
 
     async def facts_then(self, before: Facts | None, *last: Awaitable[object]) -> tuple[Facts | None, list[object]]:
-        """Do the last thing that the facts are asked for, and ask once more in the same breath.
-
-        :param before: what was found out so far; ``None`` where nothing depends on it.
-        :return: the facts just before ``last``, ``None`` where all would have to be asked; and each end of ``last``.
-        """
-        known = self._known
-        if known is None or before is None:
-            return None, list(await asyncio.gather(*last, return_exceptions=True))
-        facts, ends = await refresh_then(self.session.execute, before, *last)
-        if self._known is known:
-            self._known = replace(known, facts=facts)
-        return facts, ends
-
-    async def _expected(self) -> Facts | None:
-        """Return the facts as they must be now, by all that is known of a VM that runs; ``None`` where little is."""
-        known = self._known
-        if known is None or not known.facts.running or self.run_state != "running":
-            return None
-        tables = await asyncio.to_thread(known.tables)
-        return with_tables(known.facts, tables) if tables is not None else None
-
-    async def _refreshed(self) -> Facts | None:
-        """Return the facts as they are now from those that are known, or ``None`` where all must be asked again."""
-        known = self._known
-        if known is None:
-            return None
-        tables = await asyncio.to_thread(known.tables)
-        if tables is None:
-            return None
-        facts = await refresh(self.session.execute, known.facts, tables)
-        if self._known is known:
-            self._known = replace(known, facts=facts)
-        return facts
+        """Do the last thing that the facts are asked for, and ask once more; see :meth:`.known.KnownFacts.then`."""
+        return await self._facts.then(before, *last)
 
     def passed(self, command: str) -> None:
         """Note that a client's command is about to pass to QEMU: it may change the machine or its block nodes."""
@@ -233,17 +180,11 @@ class VM:
 
     def forget_facts(self) -> None:
         """Ask QEMU everything again the next time."""
-        self._known = None
-        self._changes += 1
+        self._facts.forget()
 
     async def devices(self) -> tuple[BlockDevice, ...]:
         """Return the block devices as they are now."""
-        known = self._known
-        if known is not None:
-            tables = await asyncio.to_thread(known.tables)
-            if tables is not None:
-                return tuple(replace(device, snapshots=tables[device.device]) for device in known.facts.devices)
-        devices = await gather_devices(self.session.execute, pid=self.process.pid if self.process else None)
+        devices = await self._facts.devices()
         self.tables = _told(devices)
         return devices
 
@@ -332,99 +273,3 @@ class VM:
 def _told(devices: tuple[BlockDevice, ...]) -> dict[str, Table]:
     """Return the snapshots in images that can't be read as files here, by device."""
     return {device.device: device.snapshots for device in devices if not device.file.startswith("/")}
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """Facts that stay true, but for what changes by itself, and the files in which the snapshots are."""
-
-    facts: Facts
-    files: dict[str, tuple[int, int]]
-
-    def tables(self) -> dict[str, tuple[ImageSnapshot, ...]] | None:
-        """Read the images' snapshots as they are now; ``None`` where one cannot be read, or is another file now."""
-        if images.identities(self.facts.devices) != self.files:
-            return None
-        return images.tables(self.facts.devices)
-
-
-def _knowable(facts: Facts) -> _Known | None:
-    """Return what can be kept of facts: nothing where an image does not show what QEMU says is in it."""
-    known = _Known(facts, images.identities(facts.devices))
-    tables = known.tables()
-    if tables is None:
-        return None
-    for device in facts.devices:
-        if [(s.qemu_id, s.tag) for s in device.snapshots] != [(s.qemu_id, s.tag) for s in tables[device.device]]:
-            return None
-    return known
-
-
-@dataclass(frozen=True, slots=True)
-class ClockSeen:
-    """The VM's clock at a moment: it runs no faster than the host's, unless QEMU counts instructions.
-
-    :param id: the snapshot that was current from then on.
-    :param at_s: the host's monotonic clock, on which QEMU's virtual clock is built.
-    """
-
-    id: str
-    vm_clock_ns: int
-    at_s: float
-
-    def outrun(self, vm_clock_ns: int, at_s: float) -> bool:
-        """Say whether the VM's clock, when it stopped at ``at_s``, was further on than it can have come by running."""
-        return vm_clock_ns - self.vm_clock_ns > (at_s - self.at_s + CLOCK_SLACK_S) * 1e9
-
-
-@dataclass(frozen=True, slots=True)
-class Stands:
-    """The VM stood still exactly at a snapshot.
-
-    :param resumed: how often it had been continued until then; once more, and it has run since.
-    """
-
-    id: str
-    resumed: int
-
-
-class Stopwatch:
-    """Measures an operation and the pause within it.
-
-    :ivar stopped_at_s: when the VM was last stopped, on the monotonic clock.
-    """
-
-    def __init__(self) -> None:
-        self._start = time.perf_counter()
-        self._pause_start: float | None = None
-        self._pause_s = 0.0
-        self.stopped_at_s = time.monotonic()
-
-    def stopping(self) -> None:
-        """The VM is about to stop."""
-        self._pause_start = time.perf_counter()
-        self.stopped_at_s = time.monotonic()
-
-    def stopped(self, real_s: float) -> None:
-        """The VM has stopped, at a moment since it was about to.
-
-        :param real_s: when, in seconds of the host's real time.
-        """
-        if self._pause_start is not None:
-            now, ago = time.perf_counter(), time.time() - real_s
-            self._pause_start = min(max(self._pause_start, now - ago), now)
-
-    def resumed(self) -> None:
-        """The VM runs again."""
-        if self._pause_start is not None:
-            self._pause_s += time.perf_counter() - self._pause_start
-            self._pause_start = None
-
-    def duration_ms(self) -> float:
-        """Return the milliseconds since it was made."""
-        return round((time.perf_counter() - self._start) * 1000, 3)
-
-    def pause_ms(self) -> float:
-        """Return the milliseconds that the VM was stopped."""
-        running = time.perf_counter() - self._pause_start if self._pause_start is not None else 0.0
-        return round((self._pause_s + running) * 1000, 3)

@@ -45,8 +45,15 @@ async def run_job(
     :raises QEMUFailed: where QEMU refuses it, or the job ends with an error.
     :raises QEMUGone: where QEMU ends meanwhile.
     """
-    await session.execute(command, {"job-id": job_id, **arguments})
-    end = await wait_job(session, job_id, keep=keep)
+    # Asked at once: a save or a load blocks QEMU, which then answers both.
+    started, job = await asyncio.gather(
+        session.execute(command, {"job-id": job_id, **arguments}), find_job(session, job_id), return_exceptions=True
+    )
+    if isinstance(started, BaseException):
+        raise started
+    if isinstance(job, BaseException):
+        raise job
+    end = await _wait_job(session, job_id, job, keep=keep)
     if end.error:
         raise QEMUFailed(f"QEMU's {command} failed: {end.error.rstrip('.')}.")
 
@@ -56,9 +63,12 @@ async def wait_job(session: Session, job_id: str, *, keep: bool = False) -> JobE
 
     :raises QEMUFailed: where QEMU knows no such job.
     """
+    return await _wait_job(session, job_id, await find_job(session, job_id), keep=keep)
+
+
+async def _wait_job(session: Session, job_id: str, job: Mapping[str, Any] | None, *, keep: bool) -> JobEnd:
     pause_s = POLL_FIRST_S
     while True:
-        job = await find_job(session, job_id)
         if job is None:
             raise QEMUFailed(f"QEMU knows no job {job_id}.")
         if job["status"] == "concluded":
@@ -67,6 +77,7 @@ async def wait_job(session: Session, job_id: str, *, keep: bool = False) -> JobE
             return JobEnd(job_id, str(job.get("error", "")))
         await asyncio.sleep(pause_s)
         pause_s = min(pause_s * 2, POLL_LAST_S)
+        job = await find_job(session, job_id)
 
 
 async def dismiss(session: Session, job_id: str) -> None:
