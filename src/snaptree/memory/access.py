@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import mmap
 import os
 from typing import Protocol
@@ -10,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .kernel import PAGE_SIZE, SYS_MADVISE, SYS_PROCESS_VM_READV, SYS_PROCESS_VM_WRITEV, syscall
+from .kernel import PAGE_SIZE, SYS_PROCESS_VM_READV, SYS_PROCESS_VM_WRITEV, syscall
 from .layout import RAMRegion
 from .ranges import Pages, Ranges, to_ranges
 from .refusal import refusal
@@ -20,12 +19,6 @@ Content = NDArray[np.uint8]
 
 PAGES_AT_ONCE = 512
 """So much is copied in 1 ms, or 5 ms where each page is touched for the first time: so long other threads wait."""
-
-WARM_PAGES = 4096
-"""So much is mapped in one system call: 4 ms."""
-
-MADV_POPULATE_READ = 22
-"""asm-generic/mman-common.h; Linux 5.14."""
 
 IOV_MAX = 1024
 """How many pieces one process_vm_readv(2) takes."""
@@ -46,14 +39,8 @@ class Access(Protocol):
     def write(self, pages: Pages, content: Content) -> None:
         """Copy the rows of ``content`` to pages."""
 
-    def window(self, first: int, count: int) -> Content:
-        """Return the content of pages in a row, to look at: a view where that can be, a copy otherwise."""
-
     def populated(self) -> Ranges:
         """Return the pages that have memory; the others are zero, and reading them through a mapping would cost it."""
-
-    def warm(self, first: int, count: int) -> None:
-        """Map pages into our process, so that their first use is no fault; only those that have memory."""
 
     def allocated_bytes(self) -> int:
         """Return how much memory the region's file has; 0 where that says nothing."""
@@ -106,10 +93,6 @@ class MappedFile:
         for at in range(0, len(pages), PAGES_AT_ONCE):
             self._pages[pages[at : at + PAGES_AT_ONCE]] = content[at : at + PAGES_AT_ONCE]
 
-    def window(self, first: int, count: int) -> Content:
-        """Return a view."""
-        return self._pages[first : first + count]
-
     def populated(self) -> Ranges:
         """Return what SEEK_DATA and SEEK_HOLE say."""
         found = []
@@ -124,18 +107,12 @@ class MappedFile:
                 found.append((start // PAGE_SIZE, -(-at // PAGE_SIZE)))
         return np.array(found, np.int64).reshape(-1, 2)
 
-    def warm(self, first: int, count: int) -> None:
-        """Map pages; an older kernel maps them when they are used."""
-        with contextlib.suppress(OSError):
-            address = self._pages.ctypes.data + first * PAGE_SIZE
-            syscall(SYS_MADVISE, address, count * PAGE_SIZE, MADV_POPULATE_READ)
-
     def allocated_bytes(self) -> int:
         """Return how much memory the file has."""
         return os.fstat(self._fd).st_blocks * 512
 
     def close(self) -> None:
-        """Let go of it; a view that somebody still has keeps the mapping until it goes."""
+        """Let go of it."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -160,18 +137,9 @@ class RemoteMemory:
         """Copy the rows of ``content`` to pages."""
         self._transfer(SYS_PROCESS_VM_WRITEV, pages, content)
 
-    def window(self, first: int, count: int) -> Content:
-        """Return a copy."""
-        out = new_content(count)
-        self.read(np.arange(first, first + count, dtype=np.int64), out)
-        return out
-
     def populated(self) -> Ranges:
         """Return all: a private mapping shows its file wherever QEMU has not written."""
         return np.array([[0, self._region.pages]], np.int64)
-
-    def warm(self, first: int, count: int) -> None:
-        """Do nothing: nothing is mapped here."""
 
     def allocated_bytes(self) -> int:
         """Return 0: what a private mapping has is told by QEMU's process."""

@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 
 from ..model.errors import PagesDamaged, PageStoreError
+from ..places import files
 from .pages import PAGE, Bytes, Pages
 
 # linux/falloc.h
@@ -157,11 +158,7 @@ def sync(fd: int) -> None:
 
 def sync_directory(path: Path) -> None:
     """Make the names in a directory durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    files.sync_directory(path)
 
 
 def rename(old: Path, new: Path) -> None:

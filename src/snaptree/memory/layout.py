@@ -13,29 +13,24 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ..model.reason import Reason
 from .kernel import PAGE_SIZE
 from .refusal import refusal
 
-MEMFD_NAME = "snaptree:"
-"""A memfd of ours is named ``snaptree:BLOCK``; maps then shows ``/memfd:snaptree:BLOCK (deleted)``."""
-
 HUGE_PAGE_BYTES = 2 << 20
 """The smallest huge page of x86-64; hugetlbfs tells it as the file's block size."""
 
 _MAPS_LINE = re.compile(
-    r"^(?P<start>[0-9a-f]+)-(?P<end>[0-9a-f]+) (?P<mode>\S+) (?P<offset>[0-9a-f]+) "
-    r"(?P<major>[0-9a-f]+):(?P<minor>[0-9a-f]+) (?P<inode>\d+) *(?P<name>.*)$",
-    re.MULTILINE,
+    r"^([0-9a-f]+)-([0-9a-f]+) (\S+) ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+) *(.*)$", re.MULTILINE
 )
-_MEMFD = re.compile(rf"/memfd:{MEMFD_NAME}(.+) \(deleted\)")
+"""Start, end, mode, offset, the device's two numbers, inode, name."""
 _OWN_DESCRIPTOR = re.compile(r"(?:/proc/self/fd|/dev/fd)/(\d+)")
 
 
-@dataclass(frozen=True, slots=True)
-class MapsLine:
-    """A line of /proc/PID/maps."""
+class MapsLine(NamedTuple):
+    """A line of /proc/PID/maps; QEMU has hundreds."""
 
     start: int
     end: int
@@ -93,31 +88,13 @@ class Backend:
     size: int
 
 
-def find_ram(pid: int, known: Mapping[str, int] | None = None) -> tuple[RAMRegion, ...]:
-    """Return the regions whose files are memfds of ours, in the order of their blocks' names.
-
-    :param known: addresses by block, noted earlier in the life of this process, for regions that private mappings
-        cover wholly: of these the process's mappings no longer tell.
-    :raises TracingRefused: where we may not look at it.
-    :raises ProcessLookupError: where the process is gone.
-    """
-    found: dict[str, str] = {}
-    mapped = {line.inode for line in _maps(pid)}
-    for number, name in _open_files(pid).items():
-        path = f"/proc/{pid}/fd/{number}"
-        # QEMU opens it once more, and may have inherited another of that name.
-        if (match := _MEMFD.fullmatch(name)) and (Path(path).stat().st_ino in mapped or match[1] in (known or {})):
-            found.setdefault(match[1], path)
-    backends = [Backend(block, path, Path(path).stat().st_size) for block, path in sorted(found.items())]
-    return find_regions(pid, backends, known)[0]
-
-
 def find_regions(
     pid: int, backends: Sequence[Backend], known: Mapping[str, int] | None = None
 ) -> tuple[tuple[RAMRegion, ...], tuple[Reason, ...]]:
     """Return the region of each backend, in their order, and a reason for each that cannot be one.
 
-    :param known: as in ``find_ram``.
+    :param known: addresses by block, noted earlier in the life of this process, for regions that private mappings
+        cover wholly: of these the process's mappings no longer tell.
     :raises TracingRefused: where we may not look at the process.
     :raises ProcessLookupError: where it is gone.
     """
@@ -137,15 +114,9 @@ def parse_maps(text: str) -> list[MapsLine]:
     """Return the lines of /proc/PID/maps (proc(5))."""
     return [
         MapsLine(
-            int(m["start"], 16),
-            int(m["end"], 16),
-            m["mode"],
-            int(m["offset"], 16),
-            (int(m["major"], 16), int(m["minor"], 16)),
-            int(m["inode"]),
-            m["name"],
+            int(start, 16), int(end, 16), mode, int(offset, 16), (int(major, 16), int(minor, 16)), int(inode), name
         )
-        for m in _MAPS_LINE.finditer(text)
+        for start, end, mode, offset, major, minor, inode, name in _MAPS_LINE.findall(text)
     ]
 
 

@@ -8,18 +8,18 @@ address space shows what is there.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 
-from .access import WARM_PAGES, Access, Content, MappedFile, RemoteMemory, new_content
-from .layout import Backend, RAMRegion, find_ram, find_regions
+from .access import Access, Content, MappedFile, RemoteMemory, new_content
+from .layout import Backend, RAMRegion, find_regions
 from .ranges import Pages, Ranges
 from .refusal import refusal
 
-__all__ = ["Backend", "Content", "GuestRAM", "RAMRegion", "find_ram", "find_regions", "new_content"]
+__all__ = ["Backend", "Content", "GuestRAM", "RAMRegion", "find_regions", "new_content"]
 
 
 class GuestRAM:
@@ -85,17 +85,6 @@ class GuestRAM:
         for access, own, rows in self._split(pages):
             access.write(own, content[rows])
 
-    def window(self, first: int, count: int) -> Content:
-        """Return the content of pages in a row, within one region: a view of a shared region, a copy of a private one.
-
-        For comparing much: nothing is copied. A view shows what QEMU writes later, and must not be written to.
-        It gives memory to the holes that are read.
-        """
-        number = int(np.searchsorted(self._bounds, first, "right")) - 1
-        if not 0 <= first <= first + count <= self._bounds[number + 1]:
-            raise IndexError(f"pages {first} to {first + count} are not in one region")
-        return self._accesses[number].window(first - self.firsts[number], count)
-
     def populated(self) -> Ranges:
         """Return the pages that have memory; all others are zero.  Of a private region all count."""
         return np.concatenate(
@@ -105,29 +94,9 @@ class GuestRAM:
             ]
         )
 
-    def warm(self, go_on: Callable[[], bool] = lambda: True) -> None:
-        """Map all pages that have memory into our process: gather and scatter are then 5 times faster the first time.
-
-        Best done once, in a thread, while nothing else is to do: 0.3 s per GiB, in slices of some ms without the GIL.
-        It costs 2 MiB of page tables per GiB.
-
-        :param go_on: asked before each slice; it ends when that says no.
-        """
-        for access, first, end in self._slices():
-            if not go_on():
-                return
-            access.warm(first, end - first)
-
     def allocated_bytes(self) -> int:
         """Return how much memory the files of all regions have."""
         return sum(access.allocated_bytes() for access in self._accesses)
-
-    def _slices(self) -> Iterator[tuple[Access, int, int]]:
-        """Yield all that has memory: the region's access, the first of its pages and the one behind the last."""
-        for access in self._accesses:
-            for first, end in access.populated().tolist():
-                for at in range(first, end, WARM_PAGES):
-                    yield access, at, min(at + WARM_PAGES, end)
 
     def _split(self, pages: Pages) -> Iterator[tuple[Access, Pages, slice]]:
         """Yield, for each region, its own page numbers and which rows they are."""

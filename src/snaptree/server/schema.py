@@ -14,6 +14,22 @@ from .commands import COMMANDS, Command
 
 Entry = dict[str, Any]
 
+_SNAPSHOT = {
+    "parent_name": "str",
+    "parent_id": "str",
+    "date": "int",
+    "created": "str",
+    "vm_clock": "int",
+    "description": "str",
+    "current": "bool",
+    "consistent": "bool",
+    "memory": "str",
+    "vm_state_size": "int",
+    "automatic": "bool",
+    "devices": "[SnaptreeDevice]",
+}
+"""What a snapshot has in a list, and alone."""
+
 TYPES: dict[str, dict[str, str]] = {
     "SnaptreeNothing": {},
     "SnaptreeDevice": {
@@ -27,18 +43,7 @@ TYPES: dict[str, dict[str, str]] = {
     "SnaptreeSnapshot": {
         "name": "str",
         "id": "any",
-        "parent_name": "str",
-        "parent_id": "str",
-        "date": "int",
-        "created": "str",
-        "vm_clock": "int",
-        "description": "str",
-        "current": "bool",
-        "consistent": "bool",
-        "memory": "str",
-        "vm_state_size": "int",
-        "automatic": "bool",
-        "devices": "[SnaptreeDevice]",
+        **_SNAPSHOT,
         "foreign?": "bool",
         "problems?": "[str]",
         "children?": "[SnaptreeSnapshot]",
@@ -47,18 +52,7 @@ TYPES: dict[str, dict[str, str]] = {
     "SnaptreeSnapshotInFull": {
         "name": "str",
         "id": "str",
-        "parent_name": "str",
-        "parent_id": "str",
-        "date": "int",
-        "created": "str",
-        "vm_clock": "int",
-        "description": "str",
-        "current": "bool",
-        "consistent": "bool",
-        "memory": "str",
-        "vm_state_size": "int",
-        "automatic": "bool",
-        "devices": "[SnaptreeDevice]",
+        **_SNAPSHOT,
         "tag": "str",
         "vmstate_device": "str",
         "machine": "SnaptreeMachine",

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from tests.framework.vm import PlainQEMU, TestVM
 
 from snaptree.memory.kernel import PAGE_SIZE
-from snaptree.memory.ram import GuestRAM
+from snaptree.memory.ram import Backend, GuestRAM, RAMRegion, find_regions
 
 BLOCK = "pc.ram"
 MEMORY_MIB = 128
@@ -39,6 +40,16 @@ def start(vm: TestVM, *extra: str, inherit: tuple[int, ...] = (), **options: Any
         )
     finally:
         os.close(memory)
+
+
+def regions(plain: PlainQEMU, known: Mapping[str, int] | None = None) -> tuple[RAMRegion, ...]:
+    """Return where the RAM of a QEMU of :func:`start` lies.
+
+    :param known: addresses noted earlier, by block.
+    """
+    path = re.search(r"mem-path=(\S+)", " ".join(plain.argv))
+    assert path is not None
+    return find_regions(plain.pid, [Backend(BLOCK, path[1], MEMORY_MIB << 20)], known)[0]
 
 
 def whole(ram: GuestRAM) -> NDArray[np.uint8]:

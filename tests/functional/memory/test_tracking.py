@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from tests.conftest import VMFactory
 from tests.framework.vm import PlainQEMU, TestVM
-from tests.functional.memory.rig import differing, punch_hole, start, whole
+from tests.functional.memory.rig import differing, punch_hole, regions, start, whole
 
 from snaptree.memory import tracker, userfault
-from snaptree.memory.ram import GuestRAM, find_ram
+from snaptree.memory.ram import GuestRAM
 from snaptree.memory.tracker import Tracker, Wanted
 
 HANDFUL = 10
@@ -44,7 +44,7 @@ def test_no_page_that_was_written_is_missed(vm_factory: VMFactory, wanted: Wante
     vm = vm_factory(pace_ms=0)
     plain = start(vm)
     vm.wait_states(1)
-    with GuestRAM(plain.pid, find_ram(plain.pid)) as ram:
+    with GuestRAM(plain.pid, regions(plain)) as ram:
         tracked = tracker.choose(plain.pid, ram, wanted)
         assert tracked.name == wanted
         miss_nothing(vm, plain, ram, tracked, rounds=30)
@@ -56,7 +56,7 @@ def test_no_page_is_missed_where_disks_are_read_past_the_page_cache_without_end(
     vm = vm_factory(guest="linux", pace_ms=0)
     plain = start(vm, cache="none", append="snaptree.readloop=1")
     vm.wait_states(1)
-    with GuestRAM(plain.pid, find_ram(plain.pid)) as ram:
+    with GuestRAM(plain.pid, regions(plain)) as ram:
         tracked = tracker.choose(plain.pid, ram, "userfaultfd")
         miss_nothing(vm, plain, ram, tracked, rounds=12)
         tracked.close()
@@ -67,7 +67,7 @@ def test_pages_that_lost_their_memory_are_among_those_taken(vm_factory: VMFactor
     vm = vm_factory()
     plain = start(vm)
     vm.wait_states(1)
-    with GuestRAM(plain.pid, find_ram(plain.pid)) as ram:
+    with GuestRAM(plain.pid, regions(plain)) as ram:
         tracked = tracker.choose(plain.pid, ram, "userfaultfd")
         plain.qmp.execute("stop")
         tracked.arm(holes=True)
@@ -83,7 +83,7 @@ def test_a_later_supervisor_needs_no_second_userfaultfd(vm_factory: VMFactory) -
     vm = vm_factory(pace_ms=0)
     plain = start(vm)
     vm.wait_states(1)
-    with GuestRAM(plain.pid, find_ram(plain.pid)) as ram:
+    with GuestRAM(plain.pid, regions(plain)) as ram:
         tracker.choose(plain.pid, ram, "userfaultfd").close()
         first = userfault.find(plain.pid)
         assert first is not None
@@ -97,7 +97,7 @@ def test_qemu_gone_is_an_error_and_not_an_empty_list(vm_factory: VMFactory) -> N
     vm = vm_factory()
     plain = start(vm)
     vm.wait_states(1)
-    with GuestRAM(plain.pid, find_ram(plain.pid)) as ram:
+    with GuestRAM(plain.pid, regions(plain)) as ram:
         tracked = tracker.choose(plain.pid, ram, "userfaultfd")
         plain.kill()
         with pytest.raises(ProcessLookupError):

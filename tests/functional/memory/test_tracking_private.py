@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.conftest import VMFactory
-from tests.functional.memory.rig import BLOCK, MEMORY_MIB, differing, start, whole
+from tests.functional.memory.rig import BLOCK, MEMORY_MIB, differing, regions, start, whole
 
 from snaptree.memory import tracker
 from snaptree.memory.kernel import PAGE_SIZE, SYS_MMAP
 from snaptree.memory.ptrace import Traced
-from snaptree.memory.ram import GuestRAM, find_ram
+from snaptree.memory.ram import GuestRAM
 
 PROT_READ_WRITE = 3
 MAP_PRIVATE_FIXED = 0x12
@@ -27,7 +27,7 @@ def test_a_private_mapping_is_tracked_read_and_written(vm_factory: VMFactory, tm
     plain = start(vm, inherit=(image,))
     vm.wait_states(1)
     plain.qmp.execute("stop")
-    (region,) = find_ram(plain.pid)
+    (region,) = regions(plain)
     with GuestRAM(plain.pid, [region]) as ram:
         content = whole(ram)
     os.pwrite(image, content.tobytes(), 0)
@@ -35,7 +35,7 @@ def test_a_private_mapping_is_tracked_read_and_written(vm_factory: VMFactory, tm
         mapped = traced.call(SYS_MMAP, region.address, SIZE // share, PROT_READ_WRITE, MAP_PRIVATE_FIXED, image, 0)
     os.close(image)
     assert mapped == region.address
-    (private,) = find_ram(plain.pid, {BLOCK: region.address})
+    (private,) = regions(plain, {BLOCK: region.address})
     assert private.private
     assert (private.address, private.size) == (region.address, region.size)
     with GuestRAM(plain.pid, [private]) as ram:

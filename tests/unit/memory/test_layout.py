@@ -13,7 +13,7 @@ import pytest
 from tests.unit.memory.own import OwnRAM
 
 from snaptree.memory.kernel import PAGE_SIZE
-from snaptree.memory.layout import Backend, covers, find_ram, find_regions, parse_maps
+from snaptree.memory.layout import Backend, covers, find_regions, parse_maps
 
 MAPS = """\
 55d0c4a00000-55d0c4c00000 r-xp 00000000 08:01 1234                       /usr/bin/qemu-system-x86_64
@@ -114,8 +114,12 @@ def test_a_region_that_private_mappings_cover_is_found_where_it_was() -> None:
     with OwnRAM(4) as own:
         unmapped = os.memfd_create("snaptree:dimm0")
         os.ftruncate(unmapped, 2 * PAGE_SIZE)
-        assert find_ram(os.getpid()) == (own.region(),)
-        dimm, low = find_ram(os.getpid(), {"dimm0": own.address + PAGE_SIZE})
+        backends = [
+            Backend("dimm0", f"/proc/self/fd/{unmapped}", 2 * PAGE_SIZE),
+            Backend("pc.ram", f"/proc/self/fd/{own.fd}", 4 * PAGE_SIZE),
+        ]
+        assert find_regions(os.getpid(), backends)[0] == (own.region(),)
+        (dimm, low), _ = find_regions(os.getpid(), backends, {"dimm0": own.address + PAGE_SIZE})
         os.close(unmapped)
         assert low == own.region()
         assert (dimm.block, dimm.address) == ("dimm0", own.address + PAGE_SIZE)

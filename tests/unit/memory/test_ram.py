@@ -10,16 +10,9 @@ from tests.unit.memory.own import OwnRAM
 
 from snaptree.memory.access import PAGES_AT_ONCE
 from snaptree.memory.kernel import PAGE_SIZE
-from snaptree.memory.ram import Content, GuestRAM, find_ram, new_content
+from snaptree.memory.ram import GuestRAM, new_content
 
 WAYS = pytest.mark.parametrize("private", [False, True], ids=["through the file", "through the process"])
-
-
-def mapped_pages(view: Content) -> int:
-    """Return how many of the pages are in our page tables (proc(5), pagemap: bit 63)."""
-    with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
-        pagemap.seek(view.ctypes.data // PAGE_SIZE * 8)
-        return int((np.frombuffer(pagemap.read(len(view) * 8), np.uint64) >> np.uint64(63)).sum())
 
 
 @WAYS
@@ -38,8 +31,6 @@ def test_pages_of_all_regions_are_read_and_written(private: bool) -> None:
             everything[pages] = content
             assert (low.pages == everything[:3000]).all()
             assert (high.pages == everything[3000:]).all()
-            assert (ram.window(2990, 10) == low.pages[2990:]).all()
-            assert (ram.window(3000, 50) == high.pages).all()
             out = np.zeros((2, PAGE_SIZE), np.uint8)
             assert ram.gather(np.array([2999, 3000]), out) is out
             assert (out == everything[2999:3001]).all()
@@ -62,17 +53,6 @@ def test_pages_beyond_the_end_are_an_error(pages: list[int]) -> None:
             ram.scatter(np.array(pages), new_content(len(pages)))
 
 
-@pytest.mark.parametrize(("first", "count"), [(-1, 1), (3, 2), (0, 6), (5, 2), (6, 1)])
-def test_a_window_lies_within_one_region(first: int, count: int) -> None:
-    with (
-        OwnRAM(4, "a") as low,
-        OwnRAM(2, "b") as high,
-        GuestRAM(os.getpid(), [low.region(), high.region()]) as ram,
-        pytest.raises(IndexError),
-    ):
-        ram.window(first, count)
-
-
 def test_finding_what_has_memory_gives_memory_to_nothing() -> None:
     with OwnRAM(100, "a") as low, OwnRAM(10, "b") as high:
         low.pages[3:5] = 1
@@ -90,26 +70,12 @@ def test_ram_without_any_memory_is_nothing() -> None:
         assert (none.pages, none.populated().tolist()) == (0, [])
 
 
-def test_memfds_of_ours_are_found_by_their_names() -> None:
-    with OwnRAM(4, "pc.ram") as own, OwnRAM(2, "/objects/a b") as other:
-        assert find_ram(os.getpid()) == (other.region(), own.region())
-
-
 def test_another_file_under_the_same_path_is_an_error() -> None:
     with OwnRAM(4) as own, OwnRAM(4) as other:
         region = own.region()
         os.dup2(other.fd, own.fd)
         with pytest.raises(FileNotFoundError, match=r"another file than QEMU's pc\.ram"):
             GuestRAM(os.getpid(), [region])
-
-
-def test_a_view_outlives_closing() -> None:
-    with OwnRAM(4) as own:
-        own.pages[1] = 7
-        with GuestRAM(os.getpid(), [own.region()]) as ram:
-            view = ram.window(1, 1)
-        assert (view == 7).all()
-        ram.close()
 
 
 def test_a_buffer_lies_unlike_the_pages() -> None:
@@ -123,17 +89,3 @@ def test_a_process_that_is_gone_is_an_error() -> None:
         region = own.region(private=True)
         with GuestRAM(2**22 + 1, [region]) as ram, pytest.raises(ProcessLookupError):
             ram.gather(np.array([0]))
-
-
-def test_warming_maps_what_has_memory_and_gives_memory_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("snaptree.memory.ram.WARM_PAGES", 16)
-    with OwnRAM(200) as own:
-        own.pages[10:50] = 1
-        own.pages[150] = 1
-        with GuestRAM(os.getpid(), [own.region()]) as ram:
-            answers = iter([True, False])
-            ram.warm(lambda: next(answers))
-            assert 16 <= mapped_pages(ram.window(0, 200)) < 41  # the kernel maps neighbours too
-            ram.warm()
-            assert mapped_pages(ram.window(0, 200)) == 41
-            assert ram.populated().tolist() == [[10, 50], [150, 151]]
