@@ -11,15 +11,13 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 from array import array
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import faults, ram
+from . import faults, ram, warm
 from .faults import FAULTS, KILLS, Fault
 from .guests import find_trouble
 from .qmp import QMPClient, QMPError
@@ -347,27 +345,22 @@ class Torture:
 
         :return: whether a process was killed; the exit code; what it said.
         """
-        argv = [sys.executable, "-m", "snaptree", *words]
         env = {**self.vm.env, **({"SNAPTREE_TRACE": trace} if trace else {})}
         died = False
-        with (self.vm.root / "command.log").open("w+") as log:
-            process = subprocess.Popen(
-                argv, env=env, cwd=self.vm.root, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
-            )
-            try:
-                while process.poll() is None:
-                    faults.poll()
-                    supervisor = faults.supervisor_of(self.directory)
-                    if supervisor is not None and faults.state_of(supervisor) == "T":
-                        try:
-                            self._stopped(supervisor)
-                        except Died:
-                            died = True
-                log.seek(0)
-                return died, process.returncode, log.read()
-            finally:
-                process.kill()
-                process.wait()
+        with (
+            (self.vm.root / "command.log").open("w+") as log,
+            warm.Process(words, env, self.vm.root, log, log) as process,
+        ):
+            while (status := process.poll()) is None:
+                faults.poll()
+                supervisor = faults.supervisor_of(self.directory)
+                if supervisor is not None and faults.state_of(supervisor) == "T":
+                    try:
+                        self._stopped(supervisor)
+                    except Died:
+                        died = True
+            log.seek(0)
+            return died, status, log.read()
 
     def _cont(self) -> None:
         if self._client is None:

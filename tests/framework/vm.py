@@ -11,13 +11,12 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
-from . import processes
+from . import processes, warm
 from .guests import Guest, State, find_failure, find_trouble, kernel_args, parse_states
 from .plain import PlainQEMU
 from .qemus import QEMU
@@ -159,7 +158,10 @@ class TestVM:
 
         :raises AssertionError: with ``check``, where the exit code isn't 0; it holds all that was printed.
         """
-        return _run((sys.executable, "-m", "snaptree", *args), self.env, self.root, check=check, timeout_s=timeout_s)
+        __tracebackhide__ = True
+        done = warm.run(args, self.env, self.root, timeout_s)
+        assert done.returncode == 0 or not check, _told(done)
+        return done
 
     def cli_json(self, *args: str, check: bool = True) -> Any:
         """Run ``snaptree ARGS… --json`` and return its document; of a failure too, without ``check``."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+from pathlib import Path
 
 import pytest
-from tests.framework import processes
+from tests.framework import processes, warm
 from tests.framework.guests import Guest, State, find_trouble, parse_states
 from tests.framework.plain import PlainQEMU
 from tests.framework.vm import TestVM, VMFactory
-from tests.framework.waiting import wait_until
+from tests.framework.waiting import TIMEOUT_S, wait_until
 from tests.guest import build
 from tests.guest.firmware import assemble, firmware_image
 
@@ -153,6 +156,39 @@ def test_nothing_that_a_test_started_is_left(vm_factory: VMFactory) -> None:
     vm.clean_up()
     assert processes.marked(str(vm.root)) == []
     assert not vm.root.exists()
+
+
+@pytest.mark.qemu("10")
+def test_a_process_that_begins_warm_is_as_if_it_were_started(vm_factory: VMFactory) -> None:
+    vm = vm_factory()
+    vm.env["SNAPTREE_HOME"] = str(vm.root / "elsewhere")
+    vm.run()
+    supervisor = vm.cli_json("vms")[0]["supervisor_pid"]
+    environ = Path(f"/proc/{supervisor}/environ").read_bytes().split(b"\0")
+    assert [word for word in environ if word.startswith(processes.MARK.encode())] == [
+        f"{processes.MARK}={vm.root}".encode()
+    ]
+    assert (vm.root / "elsewhere" / "vms" / "dev").is_dir()
+    failed = vm.cli("list", "nobody", check=False)
+    assert (failed.returncode, failed.stdout) == (3, "")
+    assert 'There is no VM "nobody"' in failed.stderr
+
+
+@pytest.mark.qemu("10")
+@pytest.mark.parametrize("cold", [False, True])
+def test_how_a_process_ended_is_known_and_its_environment_is_its_own(vm_factory: VMFactory, cold: bool) -> None:
+    vm = vm_factory()
+    vm.run()
+    vm.cli("stop", "dev", "--discard")
+    env = {**vm.env, **({"PYTHONUTF8": "1"} if cold else {})}
+    words = ("create", "dev", "s")
+    done = warm.run(words, {**env, "SNAPTREE_TRACE": "offline-create.begun=kill"}, vm.root, TIMEOUT_S)
+    assert done.returncode == -signal.SIGKILL
+    with pytest.raises(subprocess.TimeoutExpired):
+        warm.run(words, {**env, "SNAPTREE_TRACE": "offline-create.begun=stop"}, vm.root, 1)
+    with (vm.root / "said").open("wb") as said, warm.Process(words, env, vm.root, said, said) as process:
+        assert process.wait(TIMEOUT_S) == process.poll() == 0
+    assert "s" in (vm.root / "said").read_text()
 
 
 @pytest.mark.qemu("10")

@@ -10,16 +10,16 @@ what it was and the seed that shows it again, and then exits with 1.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import random
-import resource
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
+
+from tests.fuzz.rounds import fuzz
 
 from snaptree.server.encode import encode
 from snaptree.server.framer import Frame, Framer, Garbage, Limits, Message
@@ -152,30 +152,7 @@ def wrong(rng: random.Random, did: Counter[str]) -> str | None:
 
 def main() -> int:
     """Run for the time given."""
-    parser = argparse.ArgumentParser(description="Feed random streams to the framer.")
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--seed", type=int, default=None, help="the first stream's; streams count on from it")
-    args = parser.parse_args()
-    seed = random.SystemRandom().randrange(2**32) if args.seed is None else args.seed
-    first, did = seed, Counter[str]()
-    began = time.monotonic()
-    before_kib = 0
-    while time.monotonic() - began < args.seconds:
-        try:
-            fault = wrong(random.Random(seed), did)
-        except Exception as error:
-            fault = f"{type(error).__name__}: {error}"
-        used_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        before_kib = before_kib or used_kib
-        if fault is None and used_kib - before_kib > GROWTH_MAX_KIB:
-            fault = f"memory grew from {before_kib} to {used_kib} KiB"
-        if fault is not None:
-            print(f"seed {seed}: {fault}\nagain: python {sys.argv[0]} --seconds 1 --seed {seed}")
-            return 1
-        seed += 1
-    numbers = ", ".join(f"{count} {what}" for what, count in did.items())
-    print(f"seeds {first} to {seed - 1}, {args.seconds:g} s: {numbers}; nothing wrong")
-    return 0
+    return fuzz("Feed random streams to the framer.", wrong, growth_max_kib=GROWTH_MAX_KIB)
 
 
 if __name__ == "__main__":

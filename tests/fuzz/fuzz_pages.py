@@ -12,10 +12,8 @@ It prints what it did; where something was wrong, what it was and the seed that 
 
 from __future__ import annotations
 
-import argparse
 import random
 import re
-import resource
 import shutil
 import struct
 import sys
@@ -30,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
 import numpy as np
 from tests.framework.pagestores import Model, content_of, never_synced, pages_of, read_all, sid
+from tests.fuzz.rounds import fuzz
 
 from snaptree.memory.pages import RAMBlock
 from snaptree.memory.store import PageStore
@@ -39,6 +38,7 @@ from snaptree.model.tags import format_tag, parse_tag
 
 GROWTH_MAX_KIB = 256 << 10
 STORE_MAX_S = 2.0
+TAGS = 50
 NUMBERS = (0, 1, 2, 7, 255, 4095, 4096, 65535, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**62, 2**63, 2**64 - 1)
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 PIECES = ("a", "@", "^", "-", "\x1b[31m", "\n", "\0", "ü", "\udcff", "\u202e", "1", sid(1), sid(2), "x" * 130, " ", "/")
@@ -156,46 +156,32 @@ def wrong_tag(rng: random.Random) -> str | None:
     return None
 
 
+def wrong(rng: random.Random, whole: Path, copy: Path, model: Model, did: Counter[str]) -> str | None:
+    """Try one store and some tags; return what is wrong."""
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(whole, copy)
+    start = time.process_time()
+    forged = False
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        forged = hurt(rng, copy) or forged
+    fault = read_everything(copy, model, did, forged=forged)
+    fault = fault or next(filter(None, (wrong_tag(rng) for _ in range(TAGS))), None)
+    did["stores"] += 1
+    did["tags"] += TAGS
+    took = time.process_time() - start
+    return f"it took {took:.1f} s" if fault is None and took > STORE_MAX_S else fault
+
+
 def main() -> int:
     """Run for the time given."""
-    parser = argparse.ArgumentParser(description="Feed hostile page stores and tags to what reads them.")
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--seed", type=int, default=None, help="the first round's; rounds count on from it")
-    args = parser.parse_args()
-    seed = random.SystemRandom().randrange(2**32) if args.seed is None else args.seed
-    first, did, before_kib = seed, Counter[str](), 0
-    began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="fuzz-pages-") as folder:
         whole, copy = Path(folder) / "whole", Path(folder) / "copy"
         model = make(whole)
-        while time.monotonic() - began < args.seconds:
-            rng = random.Random(seed)
-            shutil.rmtree(copy, ignore_errors=True)
-            shutil.copytree(whole, copy)
-            start = time.process_time()
-            try:
-                forged = False
-                for _ in range(rng.choice((1, 1, 2, 3))):
-                    forged = hurt(rng, copy) or forged
-                fault = read_everything(copy, model, did, forged=forged)
-                fault = fault or next(filter(None, (wrong_tag(rng) for _ in range(50))), None)
-            except Exception as error:
-                fault = f"{type(error).__name__}: {error}"
-            did["stores"] += 1
-            did["tags"] += 50
-            if fault is None and time.process_time() - start > STORE_MAX_S:
-                fault = f"it took {time.process_time() - start:.1f} s"
-            used_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            before_kib = before_kib or used_kib
-            if fault is None and used_kib - before_kib > GROWTH_MAX_KIB:
-                fault = f"memory grew from {before_kib} to {used_kib} KiB"
-            if fault is not None:
-                print(f"seed {seed}: {fault}\nagain: python {sys.argv[0]} --seconds 1 --seed {seed}")
-                return 1
-            seed += 1
-    numbers = ", ".join(f"{count} {what}" for what, count in did.items())
-    print(f"seeds {first} to {seed - 1}, {args.seconds:g} s: {numbers}; nothing wrong")
-    return 0
+        return fuzz(
+            "Feed hostile page stores and tags to what reads them.",
+            lambda rng, did: wrong(rng, whole, copy, model, did),
+            growth_max_kib=GROWTH_MAX_KIB,
+        )
 
 
 if __name__ == "__main__":

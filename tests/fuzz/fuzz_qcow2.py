@@ -11,11 +11,9 @@ where something was wrong, what it was and the seed that shows it again, and the
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
-import resource
 import struct
 import subprocess
 import sys
@@ -26,7 +24,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
+
+from tests.fuzz.rounds import fuzz
 
 from snaptree.model.errors import ImageError
 from snaptree.qcow2.image import Image
@@ -208,12 +209,6 @@ def wrong(rng: random.Random, corpus: list[bytes], path: Path, did: Counter[str]
 
 def main() -> int:
     """Run for the time given."""
-    parser = argparse.ArgumentParser(description="Feed hostile images to the qcow2 reader.")
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--seed", type=int, default=None, help="the first image's; images count on from it")
-    args = parser.parse_args()
-    seed = random.SystemRandom().randrange(2**32) if args.seed is None else args.seed
-    first, did = seed, Counter[str]()
     with tempfile.TemporaryDirectory(prefix="snaptree-fuzz-") as folder:
         paths = make_corpus(Path(folder))
         for path in paths:
@@ -222,24 +217,12 @@ def main() -> int:
                 return 1
         corpus = [data for path in paths if len(data := path.read_bytes()) <= FILE_MAX]
         victim = Path(folder) / "victim"
-        before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        began = time.monotonic()
-        while time.monotonic() - began < args.seconds:
-            try:
-                fault = wrong(random.Random(seed), corpus, victim, did)
-            except Exception as error:
-                fault = f"{type(error).__name__}: {error}"
-            grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib
-            if fault is None and grown > GROWTH_MAX_KIB:
-                fault = f"memory grew by {grown} KiB"
-            if fault is not None:
-                print(f"seed {seed}: {fault}\nagain: python {sys.argv[0]} --seconds 1 --seed {seed}")
-                return 1
-            seed += 1
-    numbers = ", ".join(f"{count} {what}" for what, count in did.items())
-    seeds = f"seeds {first} to {seed - 1}, {args.seconds:g} s"
-    print(f"{len(paths)} images are as qemu-img has them; {seeds}: {numbers}; nothing wrong")
-    return 0
+        return fuzz(
+            "Feed hostile images to the qcow2 reader.",
+            lambda rng, did: wrong(rng, corpus, victim, did),
+            growth_max_kib=GROWTH_MAX_KIB,
+            said=f"{len(paths)} images are as qemu-img has them; ",
+        )
 
 
 if __name__ == "__main__":
