@@ -6,11 +6,16 @@ RAM comes first where it can be mapped.  Then the snapshot is loaded, disks and 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ..model.errors import PageStoreError, SnaptreeError
 from ..model.snapshot import Snapshot
+from ..places import mapped
+from ..places.lock import SupervisorLock
 from ..places.places import VMPlace
 from . import ramway
 from .load import load
@@ -18,6 +23,9 @@ from .vm import VM
 
 if TYPE_CHECKING:
     from .lazily import LazyRAM
+
+FILES_MAX = 128
+"""QEMU inherits so many at most; 1,024 are what a process may commonly have open."""
 
 
 class Arrival(Protocol):
@@ -45,26 +53,49 @@ class Resumed:
         self.why_read = "That was asked for." if eagerly else ""
         self._client = client
         self._wanted = snapshot.memory == "pages" and not eagerly
+        self._inherited = contextlib.ExitStack()
+        self._lock: SupervisorLock | None = None
+        self._files: dict[Path, int] = {}
+        self._opening: asyncio.Task[LazyRAM] | None = None
         self._ram: LazyRAM | None = None
 
-    async def open(self, place: VMPlace) -> Sequence[int]:
-        """Make ready what a QEMU that is about to be started needs; return the descriptors that it has to inherit.
+    def open(self, place: VMPlace) -> Sequence[int]:
+        """Begin to make RAM ready; return the descriptors that a QEMU which is about to be started has to inherit.
+
+        It is not waited for: QEMU starts meanwhile.
 
         Prerequisites: the caller holds the VM's lock.  Whatever happens, :meth:`close` comes afterwards.
         """
         if not self._wanted:
             return ()
-        try:
-            self._ram = await asyncio.to_thread(_open, place, self.id)
-        except (SnaptreeError, OSError, ImportError) as error:
-            self.why_read = str(error)
+        if os.environ.get(ramway.TRACKER) == "compare":
+            self.why_read = "Pages that are mapped could be compared only slowly."
             return ()
-        return self._ram.inherited
+        try:
+            self._lock = mapped.hold(place.pages, self.id)
+            if self._lock is None:
+                self.why_read = "Another QEMU maps its pages."
+                return ()
+            self._inherited.callback(self._lock.release)
+            for path in _largest(place.pages):
+                self._files[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                self._inherited.callback(os.close, self._files[path])
+        except OSError as error:
+            self.why_read = f"{error.filename or place.pages}: {error.strerror or error}."
+            return ()
+        self._opening = asyncio.create_task(asyncio.to_thread(_open, place, self.id, tuple(self._files)))
+        return [*self._files.values(), self._lock.fd]
 
-    def close(self) -> None:
-        """Let go of what QEMU has inherited; a second time does nothing."""
-        if self._ram is not None:
-            self._ram.closing.close()
+    async def close(self) -> None:
+        """Let go of all; QEMU, where it was started, has what it needs.  A second time does nothing."""
+        opening, self._opening = self._opening, None
+        if opening is not None:
+            with contextlib.suppress(SnaptreeError, OSError, ImportError):
+                ram = await opening
+                from .lazily import close  # noqa: PLC0415  numpy
+
+                await asyncio.to_thread(close, ram)
+        self._inherited.close()
 
     async def prepare(self, vm: VM) -> None:
         """Map the snapshot's RAM, before anybody looks at QEMU's, where that can be.
@@ -73,18 +104,36 @@ class Resumed:
 
         :raises SnaptreeError, OSError: where RAM is of no moment now.
         """
-        if self._ram is None:
+        if self._opening is None:
+            return
+        try:
+            ram = await asyncio.shield(self._opening)
+        except (SnaptreeError, OSError, ImportError) as error:
+            await self._read_instead(vm, str(error))
             return
         from . import lazily  # noqa: PLC0415  numpy
 
         try:
             # Damage is named by the load, which reads all that is not mapped.
-            await asyncio.to_thread(self._ram.checking.result)
-            await lazily.map_ram(vm, self._ram)
+            await asyncio.to_thread(ram.checking.result)
+            await lazily.map_ram(vm, ram, self._files)
         except (lazily.CannotMap, PageStoreError) as error:
-            self.why_read = error.message
-            await asyncio.to_thread(lazily.let_go, self._ram, vm.process.pid if vm.process else None)
-            self._ram = None
+            await self._read_instead(vm, error.message)
+        else:
+            self._ram = ram
+
+    async def _read_instead(self, vm: VM, why: str) -> None:
+        """Keep the pages no longer."""
+        self.why_read = why
+        with contextlib.suppress(OSError):
+            mapped.let_go(vm.place.pages, self.id)
+        left = [*self._files.values(), *([self._lock.fd] if self._lock is not None else [])]
+        await self.close()
+        if vm.process is not None:
+            with contextlib.suppress(ImportError):
+                from .lazily import close_in_qemu  # noqa: PLC0415  numpy
+
+                await asyncio.to_thread(close_in_qemu, vm.process.pid, left)
 
     async def finish(self, vm: VM) -> None:
         """Load it.
@@ -100,7 +149,13 @@ class Resumed:
         await load(vm, id=self.id, keep=False, client=self._client)
 
 
-def _open(place: VMPlace, id: str) -> LazyRAM:
+def _largest(pages: Path) -> list[Path]:
+    """Return the files of a page store that hold most, as many as a process may commonly open beside others."""
+    found = [(entry.stat().st_blocks, entry.path) for entry in os.scandir(pages) if entry.name.endswith(".pages")]
+    return [Path(path) for _, path in sorted(found, reverse=True)[:FILES_MAX]]
+
+
+def _open(place: VMPlace, id: str, files: tuple[Path, ...]) -> LazyRAM:
     from .lazily import open_ram  # noqa: PLC0415  numpy
 
-    return open_ram(place, id)
+    return open_ram(place, id, files)

@@ -2,17 +2,15 @@
 
 What a fork has of another VM's store, a resume has of the VM's own: QEMU's main thread maps the read-only files over
 the memory that QEMU has, privately, so that only what the guest writes takes memory, and no file is ever written
-through it.  All pages are checked before the guest goes on.  As long as QEMU lives, none of them is freed (``held``).
+through it.  All pages are checked before the guest goes on.  As long as QEMU lives, none of them is freed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,15 +18,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..memory import held, sound, userfault
+from ..memory import sound, userfault
 from ..memory.kernel import SYS_CLOSE, SYS_MMAP
 from ..memory.layout import Backend, RAMRegion, find_regions
-from ..memory.pages import block_start, chunks
+from ..memory.pages import PAGE, block_start, chunks
 from ..memory.ptrace import Traced, TracingRefused
 from ..memory.store import PageStore
 from ..model.errors import SnaptreeError
 from ..model.reason import Reason
-from ..places.lock import SupervisorLock
 from ..places.places import VMPlace
 from . import forkram, ramway, trace
 from .forkram import RAMImage
@@ -39,8 +36,6 @@ if TYPE_CHECKING:
 
 MAP_SHARED = 0x01
 """linux/mman.h"""
-FILES_MAX = 128
-"""QEMU inherits so many at most; 1,024 are what a process may commonly have open."""
 
 _OURS = "/memfd:snaptree:"
 _DESCRIPTOR = re.compile(r"/proc/[0-9]+/fd/([0-9]+)")
@@ -52,75 +47,63 @@ class CannotMap(SnaptreeError):
 
 @dataclass(frozen=True)
 class LazyRAM:
-    """A snapshot's RAM, ready to be mapped by a QEMU that is yet to be started.
+    """A snapshot's RAM, ready to be mapped by a QEMU that has inherited its files.
 
     :param store: the VM's, open for this alone.
     :param image: how RAM is made.
-    :param files: our descriptors of the files that it is made of; QEMU inherits them.
-    :param lock: keeps the pages, as long as we have it or QEMU, which inherits it too.
     :param checking: ends once all pages were checked.
-    :param closing: lets go of all that, once QEMU has what it needs.
     """
 
     id: str
     store: PageStore
     image: RAMImage
-    files: Mapping[Path, int]
-    lock: SupervisorLock
     checking: Future[None]
-    closing: contextlib.ExitStack
-
-    @property
-    def inherited(self) -> list[int]:
-        """The descriptors that QEMU has to inherit."""
-        return [*self.files.values(), self.lock.fd]
 
 
-def open_ram(place: VMPlace, id: str) -> LazyRAM:
-    """Make a snapshot's RAM ready to be mapped, and begin to check it.
+def open_ram(place: VMPlace, id: str, files: Collection[Path]) -> LazyRAM:
+    """Find out how a snapshot's RAM is mapped, and begin to check its pages.
 
-    Prerequisites: the caller holds the VM's lock, and its QEMU doesn't run.
-    Effects on success: what a crash has left in the store is removed; the snapshot's pages stay.
+    Prerequisites: the caller holds the VM's lock, and the snapshot's pages.
+    Effects on success: what a crash has left in the store is removed.
     Effects on failure: likewise, and nothing else.
 
+    :param files: those that QEMU has; what is in others is copied.
     :raises SnaptreeError, OSError: where it can't be mapped.
     """
-    if os.environ.get(ramway.TRACKER) == "compare":
-        raise CannotMap("Pages that are mapped could be compared only slowly.")
     userfault.check()
     with contextlib.ExitStack() as undo:
         store = PageStore.open(place.pages, clean=True, trace=trace.point)
         undo.callback(store.close)
-        image = _of_few_files(forkram.image_of(store, id))
-        lock = held.hold(store, id)
-        undo.callback(lock.release)
-        files = undo.enter_context(forkram.opened(image.files))
+        image = _of_files(forkram.image_of(store, id), files)
         pool = ThreadPoolExecutor(1, "snaptree-check")
-        undo.callback(pool.shutdown)
-        return LazyRAM(id, store, image, files, lock, pool.submit(sound.check, store, id), undo.pop_all())
+        checking = pool.submit(sound.check, store, id)
+        pool.shutdown(wait=False)
+        undo.pop_all()
+    return LazyRAM(id, store, image, checking)
 
 
-def let_go(ram: LazyRAM, pid: int | None = None) -> None:
-    """Keep the pages no longer: RAM will be read.
-
-    :param pid: a QEMU that has inherited what it doesn't need; where it can't be traced it keeps that.
-    """
-    with contextlib.suppress(SnaptreeError):
-        held.let_go(ram.store, ram.id)
-    if pid is not None:
-        with contextlib.suppress(SnaptreeError, OSError), Traced(pid) as traced:
-            for fd in ram.inherited:
-                with contextlib.suppress(OSError):  # closed already
-                    traced.call(SYS_CLOSE, fd)
-    ram.closing.close()
+def close(ram: LazyRAM) -> None:
+    """Let go of the store, once nothing is read from it any more."""
+    with contextlib.suppress(Exception):  # whoever wants to know how it ended asks before
+        ram.checking.result()
+    ram.store.close()
 
 
-async def map_ram(vm: VM, ram: LazyRAM) -> None:
+def close_in_qemu(pid: int, descriptors: Iterable[int]) -> None:
+    """Close what a QEMU has inherited and doesn't need; where it can't be traced it keeps that."""
+    with contextlib.suppress(SnaptreeError, OSError), Traced(pid) as traced:
+        for fd in descriptors:
+            with contextlib.suppress(OSError):  # closed already
+                traced.call(SYS_CLOSE, fd)
+
+
+async def map_ram(vm: VM, ram: LazyRAM, inherited: Mapping[Path, int]) -> None:
     """Map the snapshot's RAM in a QEMU whose guest has not run; its scattered pages are not written yet.
 
-    Effects on success: a later supervisor finds where RAM is.
+    Effects on success: a later supervisor finds where RAM is; QEMU has closed the files.
     Effects on failure: RAM is as QEMU made it.
 
+    :param inherited: the descriptors that QEMU has of the files.
     :raises CannotMap: where that can't be.
     :raises SnaptreeError, OSError: where QEMU has to be ended.
     """
@@ -131,13 +114,15 @@ async def map_ram(vm: VM, ram: LazyRAM) -> None:
         raise CannotMap(f"{facts.unseen_writers[0]} needs RAM that is in a file of QEMU's own.")
     backends = await ramway.shared_backends(vm.session)
     try:
-        await asyncio.to_thread(_map, vm, vm.process.pid, backends, ram)
+        await asyncio.to_thread(_map, vm, vm.process.pid, backends, ram, inherited)
     except BaseException:
         vm.ram_addresses = {}
         raise
 
 
-def _map(vm: VM, pid: int, backends: Sequence[tuple[str, str, int]], ram: LazyRAM) -> None:
+def _map(
+    vm: VM, pid: int, backends: Sequence[tuple[str, str, int]], ram: LazyRAM, inherited: Mapping[Path, int]
+) -> None:
     try:
         regions, reasons = find_regions(pid, [Backend(*backend) for backend in backends])
         _check_regions(regions, reasons, ram)
@@ -147,7 +132,7 @@ def _map(vm: VM, pid: int, backends: Sequence[tuple[str, str, int]], ram: LazyRA
     _note(vm)
     trace.point("resume.mapping")
     try:
-        forkram.map_image(pid, regions, ram.image, ram.files)
+        forkram.map_image(pid, regions, ram.image, inherited)
     except TracingRefused as error:
         raise CannotMap(error.message) from error
     except OSError as error:
@@ -156,23 +141,22 @@ def _map(vm: VM, pid: int, backends: Sequence[tuple[str, str, int]], ram: LazyRA
     trace.point("resume.mapped")
 
 
-def _of_few_files(image: RAMImage) -> RAMImage:
-    """Return an image that maps no more files than a process may commonly open; what is in the others is copied."""
-    pages = Counter[Path]()
-    for _, run in image.mapped:
-        if run.path is not None:
-            pages[run.path] += run.count
-    if len(pages) <= FILES_MAX:
-        return image
-    kept = {path for path, _ in pages.most_common(FILES_MAX)}
+def _of_files(image: RAMImage, files: Collection[Path]) -> RAMImage:
+    """Return an image that maps these files only; what is in others is copied."""
     mapped, copied = [], [image.copied]
     for block, run in image.mapped:
-        if run.path is None or run.path in kept:
+        if run.path is None or run.path in files:
             mapped.append((block, run))
+        elif run.page_in_block == 0 and run.count * PAGE == _size(image, block):
+            raise CannotMap("QEMU has not the file that most of RAM is in.")
         else:
             first = block_start(image.layout, block) + run.page_in_block
             copied.append(np.arange(first, first + run.count, dtype=np.int64))
     return replace(image, mapped=tuple(mapped), copied=np.sort(np.concatenate(copied)))
+
+
+def _size(image: RAMImage, name: str) -> int:
+    return next(block.size for block in image.layout if block.name == name)
 
 
 def _check_regions(regions: Sequence[RAMRegion], reasons: Sequence[Reason], ram: LazyRAM) -> None:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from ..model.errors import PagesDamaged, PageStoreError
+from ..places.mapped import is_held
 from . import disk, held
 from .index import DELETING, FREED, INDEX, INDEX_MAX, STAGED, IndexHeader, Kind, kinds_of, slots_of, with_base
 from .map import PageMap
@@ -49,7 +50,7 @@ def delete(store: PageStore, id: str) -> None:
                     f"Nothing can be deleted while the index of {name} cannot be read: {header.message}", header.remedy
                 )
         with disk.failing("It cannot be deleted", store.path(id)):
-            if held.is_held(store, id):
+            if is_held(store.directory, id):
                 held.postpone(store, id)
                 return
             disk.rename(store.path(id), store.path(id, DELETING))

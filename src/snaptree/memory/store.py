@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from ..model.errors import PagesDamaged, PageStoreError
 from ..model.ids import is_id
 from ..places.files import private_directory
+from ..places.mapped import LEAVING, MAPPED
 from . import cleaning, delete, disk, held, runs, verify
 from .borrow import borrowed_segments
 from .index import (
@@ -77,8 +78,8 @@ class PageStore:
                 self.pending[id] = suffix
             elif is_id(id) and suffix == INDEX:
                 self.headers[id] = self.read_header(id, INDEX)
-            elif is_id(id) and suffix in (held.MAPPED, held.LEAVING):
-                (self.mapped if suffix == held.MAPPED else self.leaving).add(id)
+            elif is_id(id) and suffix in (MAPPED, LEAVING):
+                (self.mapped if suffix == MAPPED else self.leaving).add(id)
 
     @classmethod
     def open(cls, directory: Path, *, clean: bool, trace: Callable[[str], None] | None = None) -> PageStore:

@@ -67,7 +67,7 @@ async def run(
         if origin is not None:
             await asyncio.to_thread(origins.remake_views, origin)
         filled = fillings.fill_for(place, argv)
-        inherit = await arrival.open(place) if arrival is not None else ()
+        inherit = arrival.open(place) if arrival is not None else ()
         supervised, memory = await starting.start(
             place, filled.argv, cwd, foreground=foreground, umask=umask, options=options, inherit=inherit
         )
@@ -85,7 +85,7 @@ async def run(
             go = not (command.paused or command.incoming)
             await supervised.begin(record, fresh=fresh, same_qemu=False, go=go, arrival=arrival)
             if arrival is not None:
-                arrival.close()
+                await arrival.close()
         except BaseException:
             await supervised.abandon()
             raise
@@ -93,7 +93,7 @@ async def run(
         return await supervised.serve(ready)
     finally:
         if arrival is not None:
-            arrival.close()
+            await arrival.close()
         if fresh:
             place.remove()
         lock.release()

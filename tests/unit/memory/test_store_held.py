@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 from tests.framework.pagestores import LAYOUT, Crash, Model, content_of, dying, never_synced, pages_of, sid
 
-from snaptree.memory import held
 from snaptree.memory.pages import PAGE, Bytes, block_start
 from snaptree.memory.store import PageStore
-from snaptree.model.errors import PageStoreError
+from snaptree.places import mapped
 from snaptree.places.lock import SupervisorLock
 
 PARENT, MAPPED, CHILD, COUSIN = map(sid, range(1, 5))
@@ -49,11 +48,19 @@ def model(directory: Path) -> Model:
     return model
 
 
+def hold(store: PageStore, id: str) -> SupervisorLock:
+    """Say that a QEMU maps a snapshot, and let whoever has the store open know."""
+    lock = mapped.hold(store.directory, id)
+    assert lock is not None
+    store.mapped.add(id)
+    return lock
+
+
 class Mapping:
     """A snapshot's RAM, mapped by its runs as QEMU does it, and the lock that says so."""
 
     def __init__(self, store: PageStore, id: str) -> None:
-        self.lock: SupervisorLock = held.hold(store, id)
+        self.lock = hold(store, id)
         self._pieces = []
         for block in LAYOUT:
             for run in store.runs(id, block.name):
@@ -102,14 +109,14 @@ def test_what_is_mapped_stays_whatever_is_deleted_and_goes_when_qemu_has_ended(
     assert store.ids() == set(model.snapshots)
     assert store.unreferenced() == []
     model.check(store)
-    assert not [path for path in directory.iterdir() if path.suffix in (held.MAPPED, held.LEAVING)]
+    assert not [path for path in directory.iterdir() if path.suffix in (mapped.MAPPED, mapped.LEAVING)]
     if not model.snapshots:
         assert list(directory.iterdir()) == []
 
 
 def test_a_snapshot_that_was_mapped_is_deleted_like_any_other(directory: Path, model: Model) -> None:
     store = PageStore.open(directory, clean=True)
-    held.hold(store, MAPPED).release()
+    hold(store, MAPPED).release()
     store.delete(MAPPED)
     del model.snapshots[MAPPED]
     assert store.unreferenced() == []
@@ -119,7 +126,7 @@ def test_a_snapshot_that_was_mapped_is_deleted_like_any_other(directory: Path, m
 
 def test_what_was_mapped_by_a_qemu_that_has_ended_leaves_no_file_for_long(directory: Path, model: Model) -> None:
     store = PageStore.open(directory, clean=True)
-    held.hold(store, MAPPED).release()
+    hold(store, MAPPED).release()
     store.close()
     store = PageStore.open(directory, clean=True)
     assert not list(directory.glob("*.mapped"))
@@ -128,19 +135,17 @@ def test_what_was_mapped_by_a_qemu_that_has_ended_leaves_no_file_for_long(direct
 
 def test_only_one_qemu_maps_a_snapshot_and_none_one_that_is_to_go(directory: Path, model: Model) -> None:
     store = PageStore.open(directory, clean=True)
-    lock = held.hold(store, MAPPED)
-    with pytest.raises(PageStoreError, match="Another QEMU"):
-        held.hold(store, MAPPED)
+    lock = hold(store, MAPPED)
+    assert mapped.hold(directory, MAPPED) is None
     store.delete(MAPPED)
-    with pytest.raises(PageStoreError, match="Another QEMU"):
-        held.hold(store, MAPPED)
+    assert mapped.hold(directory, MAPPED) is None
     lock.release()
 
 
 def test_pages_that_are_not_mapped_after_all_are_freed_at_once(directory: Path, model: Model) -> None:
     store = PageStore.open(directory, clean=True)
-    lock = held.hold(store, MAPPED)
-    held.let_go(store, MAPPED)
+    lock = hold(store, MAPPED)
+    mapped.let_go(directory, MAPPED)
     store.delete(MAPPED)
     del model.snapshots[MAPPED]
     assert not list(directory.glob(f"{MAPPED}*"))
