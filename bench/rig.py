@@ -26,10 +26,12 @@ class Client:
     """A QMP client that counts time from sending to answer.
 
     :ivar stops: how often the VM stood still so far.
+    :ivar at: when QEMU said an event last, in seconds of the host's real time.
     """
 
     def __init__(self, path: str) -> None:
         self.stops = 0
+        self.at: dict[str, float] = {}
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.connect(path)
         self._file = self._socket.makefile("rb")
@@ -42,7 +44,9 @@ class Client:
         self._socket.sendall(json.dumps(message).encode())
         while line := self._file.readline():
             reply = json.loads(line)
-            self.stops += reply.get("event") == "STOP"
+            if "event" in reply:
+                self.stops += reply["event"] == "STOP"
+                self.at[reply["event"]] = reply["timestamp"]["seconds"] + reply["timestamp"]["microseconds"] / 1e6
             if "error" in reply:
                 raise RuntimeError(f"{command}: {reply['error']['desc']}")
             if "return" in reply:
