@@ -146,7 +146,11 @@ class Resumed:
             if vm.paged is None:
                 raise SnaptreeError(f"The RAM of {vm.place.name} cannot be looked at: {vm.memory_why}")
             await ramway.in_thread(settle, vm.paged, self._ram)
+        if vm.paged is not None:
+            vm.paged.has_run = False
         await load(vm, id=self.id, keep=False, client=self._client)
+        if vm.paged is not None:
+            vm.paged.has_run = True
 
 
 def _largest(pages: Path) -> list[Path]:

@@ -30,6 +30,7 @@ class PagedRAM:
     :ivar layout: its blocks.
     :ivar base: a snapshot in the store; ``None`` where there is none that RAM can be told to be like.
     :ivar holes: the VM has a device by which the guest gives RAM back (a balloon): pages become zero without a mark.
+    :ivar has_run: the guest may have run in this QEMU; until then no pause has to be short.
     :ivar staging: room for the content of pages in a pause, once :meth:`reserve` was called.
     :ivar kept: likewise, for what was in pages that are overwritten, to be put back where QEMU then changes nothing.
     """
@@ -41,13 +42,14 @@ class PagedRAM:
         self.layout = tuple(RAMBlock(region.block, region.size) for region in ram.regions)
         self.base: str | None = None
         self.holes = False
+        self.has_run = True
         self.staging: Bytes = new_content(0)
         self.kept: Bytes = new_content(0)
         self._pending: Pages = NONE
 
     def reserve(self) -> None:
-        """Make room in ``staging`` and ``kept``; not in a pause."""
-        if not len(self.staging):
+        """Make room in ``staging`` and ``kept``; not in a pause, and not before the guest has run."""
+        if self.has_run and not len(self.staging):
             self.staging, self.kept = _touched(STAGED_PAGES), _touched(STAGED_PAGES)
 
     def leave(self) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ..memory import sound
 from ..memory.pages import Bytes, Pages, chunks, same
 from ..memory.ram import new_content
 from ..qemu.vmgenid import is_generation_page
@@ -39,10 +40,11 @@ class Putting:
         :raises PagesDamaged: where a page is not what was stored; nothing was changed.
         """
         if self._paged.base is None:
-            self._check(self._paged.stored(self._id))
+            sound.check(self._paged.store, self._id)
             return
+        room = len(self._paged.staging)
         pages = np.union1d(self._differing(), self._paged.tracker.peek(STAGED_PAGES))
-        self._staged, rest = pages[:STAGED_PAGES], pages[STAGED_PAGES:]
+        self._staged, rest = pages[:room], pages[room:]
         for start in range(0, len(self._staged), CHUNK_PAGES):
             part = self._staged[start : start + CHUNK_PAGES]
             self._read(part, self._paged.staging[start : start + len(part)])
@@ -107,7 +109,7 @@ class Putting:
         return np.union1d(self._paged.stored(self._id), self._paged.populated())
 
     def _keep(self, need: Pages) -> None:
-        if self._way_back and len(need) <= STAGED_PAGES:
+        if self._way_back and len(need) <= len(self._paged.kept):
             self._paged.ram.gather(need, self._paged.kept[: len(need)])
             self._kept_pages = need
 
