@@ -11,7 +11,6 @@ from typing import Final, Self
 from .registers import SIGRETURN, SYSCALL, SYSCALL_RET
 
 _LIBC_NAME = re.compile(r"/(libc[.-]|ld-musl)")
-_MAPS_LINE = re.compile(r"([0-9a-f]+)-([0-9a-f]+) r-xp (.*)")
 
 _FORMS: Final = ((SYSCALL,), (SYSCALL_RET,), SIGRETURN)
 _KNOWN_MAX: Final = 16
@@ -83,6 +82,10 @@ def _is_there(memory: int, address: int, forms: tuple[bytes, ...]) -> bool:
 
 def _executable(pid: int) -> list[tuple[int, int, str]]:
     """Return the executable mappings; first the C library, which has all that is looked for."""
-    text = Path(f"/proc/{pid}/maps").read_text()
-    found = [(int(m[1], 16), int(m[2], 16), m[3]) for m in _MAPS_LINE.finditer(text)]
+    found = []
+    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+        where, executable, file = line.partition(" r-xp ")
+        if executable:
+            start, _, end = where.partition("-")
+            found.append((int(start, 16), int(end, 16), file))
     return sorted(found, key=lambda mapping: not _LIBC_NAME.search(mapping[2]))

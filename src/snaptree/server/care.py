@@ -48,9 +48,14 @@ SWITCH_INTERVAL_S = 0.0005
 """In a pause the event loop shall not wait long for a thread that reads pages: a tenth of Python's own interval."""
 
 
-def _load_the_rest() -> None:
-    """Load what a first fork would wait for; it needs the server, so it cannot be imported above."""
-    importlib.import_module(".offspring", __package__)
+def _load_the_rest(*, pages: bool) -> None:
+    """Load what a first fork would wait for; it needs the server, so it cannot be imported above.
+
+    :param pages: snapshots keep RAM in pages.
+    """
+    offspring = importlib.import_module(".offspring", __package__)
+    if pages:
+        offspring.forking.preload()
     # What is there by now stays: the garbage collector need not look through it again, perhaps in a pause.
     gc.freeze()
 
@@ -234,7 +239,7 @@ class Supervised:
         )
         watching = asyncio.create_task(self._watch())
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        loading = asyncio.create_task(asyncio.to_thread(_load_the_rest))
+        loading = asyncio.create_task(asyncio.to_thread(_load_the_rest, pages=self.vm.paged is not None))
         try:
             ended = asyncio.create_task(self.session.closed.wait())
             signalled = asyncio.create_task(self._asked.once.wait())

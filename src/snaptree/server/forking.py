@@ -44,6 +44,8 @@ def preload() -> None:
     before = os.environ.get(BLAS_THREADS)
     os.environ[BLAS_THREADS] = "1"
     try:
+        import numpy.ma  # noqa: F401, PLC0415  numpy's own functions load it when they are first used
+
         from ..engine import forkram, taking  # noqa: F401, PLC0415
         from ..memory import borrow, layout  # noqa: F401, PLC0415
     finally:

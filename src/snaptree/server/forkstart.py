@@ -151,7 +151,6 @@ async def _from_pages(place: VMPlace, origin: Source, lent: Lent, made: _Made, u
     plan = starting.plan_ram(place, made.argv, origin.cwd, options)
     if plan.way == "full":
         raise Refused(f"The RAM of the VM {place.name} cannot be kept in pages: {plan.why}", plan.remedy)
-    ramfiles.check_memory(plan.ours, hostmemory.available())
     with opened(lent.image.files) as inherited:
         supervised = starting.launch_qemu(
             place,
@@ -170,6 +169,7 @@ async def _from_pages(place: VMPlace, origin: Source, lent: Lent, made: _Made, u
             catalog = await _meanwhile(
                 supervised.connect_started(f"unix:{place.qemu_socket}"),
                 lambda: open_catalog(place),
+                lambda: ramfiles.check_memory(plan.ours, hostmemory.available()),
                 lambda: _borrow(lent, place),
                 lambda: _record(place, made, {"wanted": options.memory, "way": plan.way, "why": plan.reason}),
             )

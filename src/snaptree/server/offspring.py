@@ -103,10 +103,10 @@ async def _begin(vm: VM, place: VMPlace, origin: Source) -> int:
     with contextlib.ExitStack() as undo:
         undo.callback(os.close, write)
         async with _quiet(vm):
-            middle = _fork()
-            if middle == 0:
+            pid = _fork()
+            if pid == 0:
                 _child(vm, work, write)
-        _collect(middle)
+        _collect(pid)
     return read
 
 
@@ -117,9 +117,24 @@ def _fork() -> int:
         return os.fork()
 
 
-def _collect(middle: int) -> None:
-    """Wait for the process that only makes the child nobody's; it ends at once."""
-    os.waitpid(middle, 0)
+_children: set[int] = set()
+"""The forks' supervisors whose end nobody has collected; when we end, that is left to init."""
+
+
+def _collect(pid: int) -> None:
+    """Collect the process when it ends."""
+    if not _children:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, _collect_ended)
+    _children.add(pid)
+    _collect_ended()  # one may have ended before
+
+
+def _collect_ended() -> None:
+    for pid in list(_children):
+        if os.waitpid(pid, os.WNOHANG) != (0, 0):
+            _children.discard(pid)
+    if not _children:
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGCHLD)
 
 
 def _child(vm: VM, work: daemon.Work, write: int) -> None:
@@ -127,10 +142,9 @@ def _child(vm: VM, work: daemon.Work, write: int) -> None:
     try:
         gc.freeze()  # what it found is never collected, so nothing of it is closed
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        if _fork():
-            os._exit(0)
+        _children.clear()
         if vm.paged is not None:
             vm.paged.leave()
         logs.leave()
