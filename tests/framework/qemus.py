@@ -5,8 +5,11 @@ from __future__ import annotations
 import functools
 import os
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+from snaptree.qemu import machines
 
 VERSIONS = ("7.2", "10")
 
@@ -38,6 +41,14 @@ class QEMU:
         return (
             self.bin.parent / ("share" if self.bin == Path("/usr/bin") else "usr/share") / "seabios" / "bios-256k.bin"
         )
+
+    @functools.cache  # noqa: B019  there are two
+    def said(self) -> bytes:
+        """Return what snaptree keeps of what this QEMU says about itself."""
+        with tempfile.TemporaryDirectory() as folder:
+            kept = Path(folder) / "emulators.json"
+            machines.ask(str(self.system), Path(folder), kept)
+            return kept.read_bytes()
 
 
 @functools.cache

@@ -23,11 +23,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from .processes import MARK
 
@@ -196,7 +197,22 @@ def main() -> None:
     gc.freeze()
     words = _serve(socket.socket(fileno=int(sys.argv[1])))
     sys.argv = [str(Path(snaptree.__path__[0]) / "__main__.py"), *words]
-    importlib.import_module("snaptree.cli.main").entry()
+    try:
+        importlib.import_module("snaptree.cli.main").entry()
+    except SystemExit as exit:
+        _leave(int(exit.code or 0))
+
+
+def _leave(code: int) -> NoReturn:
+    """End as an interpreter does, but leave all that was imported as it is.
+
+    To take it down would write to every page that the fork shares.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _serve(control: socket.socket) -> list[str]:

@@ -231,6 +231,7 @@ def test_a_script_that_starts_qemu_works_whatever_it_adds(
 
 def test_a_qemu_is_asked_once_and_without_a_trace(vm_factory: VMFactory) -> None:
     vm = vm_factory()
+    vm.home.mkdir(mode=0o700)  # nothing is known there
     for _ in range(2):
         with under_care(vm, bare(vm)):
             pass

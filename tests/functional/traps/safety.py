@@ -92,6 +92,7 @@ def under_care(vm: TestVM, argv: list[str], *, memory: str = "auto") -> Iterator
     :param memory: in full a load without a word keeps nothing of what was before.
     """
     path = vm.root / f"own-{next(_numbers)}.sock"
+    vm.know_qemu()
     vm.cli("run", "--detach", "--memory", memory, vm.name, "--", *argv, "-qmp", f"unix:{path},server=on,wait=off")
     with QMPClient(path) as own:
         yield own
