@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.framework.atrest import LAST, AtRest, flip
 
-pytestmark = pytest.mark.parametrize("prepared", ["10"], indirect=True, scope="module")
+pytestmark = pytest.mark.qemu("10")
 
 
 @pytest.mark.parametrize("how", ["gone", "empty", "cut", "flipped", "text", "newer", "row"])

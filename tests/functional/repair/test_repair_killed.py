@@ -60,7 +60,7 @@ POINTS = [
 ]
 
 
-@pytest.mark.parametrize("prepared", ["10"], indirect=True, scope="module")
+@pytest.mark.qemu("10")
 @pytest.mark.parametrize(("damage", "point"), POINTS, ids=[f"{d.__name__}-{p}" for d, p in POINTS])
 def test_a_repair_that_is_killed_is_ended_by_the_next(
     dev: AtRest, damage: Callable[[AtRest], None], point: str

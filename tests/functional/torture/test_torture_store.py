@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 from tests.framework.atrest import FULL, LAST, PAGED, AtRest, flip
+from tests.framework.qemus import VERSIONS
 from tests.functional.traps.safety import image_bytes
 
 from snaptree.memory.pages import PAGE
 from snaptree.memory.store import PageStore
+
+pytestmark = pytest.mark.qemu(*(VERSIONS if "SNAPTREE_TORTURE" in os.environ else VERSIONS[-1:]))
+"""All in the long form (`make torture`)."""
 
 
 def flipped_page(dev: AtRest) -> None:
@@ -85,7 +90,7 @@ def test_damaged_pages_are_refused_before_anything_is_touched(dev: AtRest, damag
         vm.cli("stop", "dev", "--discard", check=False)
 
 
-@pytest.mark.parametrize("prepared", ["10"], indirect=True, scope="module")
+@pytest.mark.qemu("10")
 @pytest.mark.parametrize("how", ["gone", "cut", "flipped"])
 def test_a_catalog_that_is_lost_or_damaged_is_said_and_repair_brings_every_snapshot_back(dev: AtRest, how: str) -> None:
     before = {s["id"]: (s["name"], s["parent_id"], s["vm_clock"], s["memory"]) for s in dev.listed()}

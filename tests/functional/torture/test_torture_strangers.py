@@ -18,7 +18,6 @@ from snaptree.cli.main import main
 
 pytestmark = pytest.mark.qemu("10")
 
-ONE_QEMU = pytest.mark.parametrize("prepared", ["10"], indirect=True, scope="module")
 NOBODY = 65534
 CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 EVIL = (
@@ -74,7 +73,6 @@ def test_every_command_is_tried() -> None:
 
 
 @pytest.mark.parametrize("command", sorted(TAKE_NAMES))
-@ONE_QEMU
 def test_no_name_makes_a_command_print_a_control_character_or_fail_where_it_should_not(
     prepared: AtRest, command: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -103,7 +101,6 @@ def _folders(vm: TestVM) -> list[Path]:
     return sorted(path for path in vm.root.rglob("*") if path.is_dir())
 
 
-@ONE_QEMU
 def test_tags_in_images_are_never_printed_raw(dev: AtRest) -> None:
     tags = ["ev\x1b[31mil\nsecond", "a\u202eb", "\x1b]0;t\x07", "\x9b2J", "x" * 255]
     for tag in tags:
