@@ -53,13 +53,14 @@ class Catalog:
         self._db = db
 
     @classmethod
-    def open(cls, path: Path, *, create: bool = False) -> Catalog:
+    def open(cls, path: Path, *, create: bool = False, durable: bool = True) -> Catalog:
         """Open the catalog at ``path``.
 
         :param create: make a new one where there is none.
+        :param durable: flush a new one to the disk.
         :raises CatalogError: where there is none, or it can't be used.
         """
-        return cls(path, connect(path, create=create))
+        return cls(path, connect(path, create=create, durable=durable))
 
     def close(self) -> None:
         """Close it; SQLite folds the -wal file into it."""
@@ -107,7 +108,9 @@ class Catalog:
             import difflib  # noqa: PLC0415  only an error needs it
 
             alike = difflib.get_close_matches(name or "", self.names().values(), 3)
-            hint = f"Did you mean {' or '.join(alike)}?" if alike else "`snaptree list` shows all."
+            hint = f"`snaptree list {self._path.parent.name}` shows all."
+            if alike:
+                hint = f"Did you mean {' or '.join(alike)}?"
             raise NoSuchSnapshot(f"There is no snapshot {printable(name or '')}.", hint)
         return found
 

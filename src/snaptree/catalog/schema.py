@@ -92,10 +92,11 @@ class CatalogNewer(CatalogError):
     """A newer snaptree wrote the catalog."""
 
 
-def connect(path: Path, *, create: bool) -> sqlite3.Connection:
+def connect(path: Path, *, create: bool, durable: bool = True) -> sqlite3.Connection:
     """Open the catalog at ``path``; the connection may move between threads, but only one may use it at a time.
 
     :param create: make a new catalog where there is none.
+    :param durable: flush a new one to the disk; what is written into it later is flushed in any case.
     :raises CatalogError: where there is none, it is no catalog, damaged, or of a newer version.
     """
     if not create and not path.exists():
@@ -107,7 +108,7 @@ def connect(path: Path, *, create: bool) -> sqlite3.Connection:
     except (OSError, sqlite3.Error) as error:
         raise CatalogError(f"The catalog {path} cannot be opened: {error}.", "Check who may write there.") from error
     try:
-        _prepare(db, path, create)
+        _prepare(db, path, create, durable)
     except BaseException as error:
         db.close()
         if isinstance(error, sqlite3.Error):
@@ -135,7 +136,7 @@ def repair_it(path: Path) -> str:
     )
 
 
-def _prepare(db: sqlite3.Connection, path: Path, create: bool) -> None:
+def _prepare(db: sqlite3.Connection, path: Path, create: bool, durable: bool) -> None:
     (version,) = db.execute("PRAGMA user_version").fetchone()
     (application,) = db.execute("PRAGMA application_id").fetchone()
     (tables,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
@@ -148,9 +149,14 @@ def _prepare(db: sqlite3.Connection, path: Path, create: bool) -> None:
         raise CatalogDamaged(f"{path} is an SQLite file, but no catalog of snaptree.", repair_it(path))
     if not tables and not create:
         raise CatalogDamaged(f"The catalog {path} is empty.", repair_it(path))
+    if not tables and not durable:
+        db.execute("PRAGMA synchronous = OFF")
     db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = FULL")
+    if durable:
+        db.execute("PRAGMA synchronous = FULL")
     if not tables:
         db.executescript(
             f"BEGIN; {SCHEMA} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT;"
         )
+    if not durable:
+        db.execute("PRAGMA synchronous = FULL")

@@ -25,6 +25,8 @@ from . import ramway
 from .vm import VM
 
 if TYPE_CHECKING:
+    from ..memory import layout
+    from ..memory.instructions import Code
     from .forkram import RAMImage
 
 CHUNK_BYTES = 1 << 20
@@ -42,11 +44,31 @@ class Offered:
     :param id: the snapshot.
     :param image: how its RAM is made.
     :param inherited: the descriptors that QEMU has of the files that it is made of.
+    :param seen: what was seen of QEMU before it could be asked anything.
     """
 
     id: str
     image: RAMImage
     inherited: Mapping[Path, int]
+    seen: Seen | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a QEMU shows of itself as soon as it has its RAM."""
+
+    memory: layout.Seen
+    code: Code
+
+
+def see(pid: int) -> Seen | None:
+    """Look at a QEMU that has its RAM, but can't be asked yet; ``None`` where that cannot be."""
+    from ..memory import instructions, layout  # noqa: PLC0415  numpy
+
+    try:
+        return Seen(layout.look(pid), instructions.Code.of(pid))
+    except (SnaptreeError, OSError):
+        return None  # it is looked at again, and then says why
 
 
 @asynccontextmanager
@@ -183,13 +205,16 @@ def _map(vm: VM, pid: int, backends: Sequence[tuple[str, str, int]], ram: Offere
     from ..memory.layout import Backend, find_regions  # noqa: PLC0415  numpy
     from . import forkram  # noqa: PLC0415
 
-    regions, reasons = find_regions(pid, [Backend(*backend) for backend in backends])
+    wanted = [Backend(*backend) for backend in backends]
+    regions, reasons = find_regions(pid, wanted, seen=ram.seen.memory if ram.seen else None)
+    if reasons and ram.seen:
+        regions, reasons = find_regions(pid, wanted)
     if reasons or {(r.block, r.size) for r in regions} != {(b.name, b.size) for b in ram.image.layout}:
         why = reasons[0].message if reasons else "It has other RAM blocks than the snapshot."
         raise SnaptreeError(f"The fork's QEMU cannot take the snapshot's RAM. {why}")
     vm.ram_addresses = {region.block: region.address for region in regions}
     note_addresses(vm)
-    forkram.map_image(pid, regions, ram.image, ram.inherited)
+    forkram.map_image(pid, regions, ram.image, ram.inherited, code=ram.seen.code if ram.seen else None)
     vm.paged = paged = ramway.open_regions(vm, pid, [replace(r, private=True, covered=True) for r in regions])
     vm.memory_why = paged.tracker.why
     forkram.copy_rest(paged.ram, paged.store, ram.id, ram.image)

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ..memory import userfault
+from ..memory.instructions import Code
 from ..memory.kernel import SYS_CLOSE, SYS_MMAP
 from ..memory.layout import RAMRegion
 from ..memory.pages import PAGE, Layout, Pages
@@ -98,7 +99,14 @@ def opened(files: Iterable[Path]) -> Iterator[dict[Path, int]]:
             os.close(fd)
 
 
-def map_image(pid: int, regions: Sequence[RAMRegion], image: RAMImage, inherited: Mapping[Path, int]) -> None:
+def map_image(
+    pid: int,
+    regions: Sequence[RAMRegion],
+    image: RAMImage,
+    inherited: Mapping[Path, int],
+    *,
+    code: Code | None = None,
+) -> None:
     """Map a snapshot's RAM in a QEMU whose guest has not run.
 
     Effects on success: every file that was inherited for it is closed in QEMU again, which has a userfaultfd, if that
@@ -106,11 +114,12 @@ def map_image(pid: int, regions: Sequence[RAMRegion], image: RAMImage, inherited
     Effects on failure: its RAM is of no moment; QEMU has to be ended.
 
     :param inherited: the descriptors that QEMU has of the files.
+    :param code: where its instructions lie, if that is known.
     :raises TracingRefused: where QEMU may not be traced.
     :raises OSError: where a mapping can't be made.
     """
     addresses = {region.block: region.address for region in regions}
-    with Traced(pid) as traced:
+    with Traced(pid, code) as traced:
         for block, run in image.mapped:
             flags = MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE
             fd = -1 if run.path is None else inherited[run.path]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from ..model.errors import PageStoreError
-from ..places.files import private_directory
+from ..places.files import private_directory, sync_file
 from . import disk
 from .index import INDEX, INDEX_MAX, STAGED, Kind, kinds_of, slots_of, with_base
 from .map import CHUNK, PageMap
@@ -57,7 +57,7 @@ def lend(store: PageStore, id: str) -> Loan:
 
 
 def borrow(loan: Loan, directory: Path) -> None:
-    """Make a new store in ``directory`` that has one snapshot of another one, and none of its own.
+    """Make a new store in ``directory`` that has one snapshot of another one, and none of its own; not durably yet.
 
     Prerequisites: both are on one file system; the snapshot is not deleted as long as the new store is there.
     Effects on failure: the directory may hold links; nothing of the other store was changed.
@@ -70,11 +70,25 @@ def borrow(loan: Loan, directory: Path) -> None:
             os.link(path, directory / path.name)
         _write(directory, BORROWED, "".join(f"{path.name}\n" for path in loan.segments).encode())
         _write(directory, f"{loan.id}{INDEX}", loan.index)
+
+
+def flush(loan: Loan, directory: Path) -> None:
+    """Make durable what :func:`borrow` has made.
+
+    :raises PageStoreError: where that can't be.
+    """
+    with disk.failing("The pages of the fork's snapshot cannot be linked", directory):
+        for name in (BORROWED, f"{loan.id}{INDEX}"):
+            sync_file(directory / name)
         disk.sync_directory(directory)
 
 
 def _write(directory: Path, name: str, data: bytes) -> None:
-    disk.write_file(directory / (name + STAGED), data)
+    fd = disk.create(directory / (name + STAGED))
+    try:
+        disk.write_all(fd, [data], 0)
+    finally:
+        os.close(fd)
     disk.rename(directory / (name + STAGED), directory / name)
 
 

@@ -88,21 +88,41 @@ class Backend:
     size: int
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a process shows of its RAM at one moment.
+
+    :param files: the names of its open files, by descriptor.
+    """
+
+    maps: Sequence[MapsLine]
+    files: Mapping[int, str]
+
+
+def look(pid: int) -> Seen:
+    """Look at a process.
+
+    :raises TracingRefused: where we may not.
+    :raises ProcessLookupError: where it is gone.
+    """
+    return Seen(_maps(pid), _open_files(pid))
+
+
 def find_regions(
-    pid: int, backends: Sequence[Backend], known: Mapping[str, int] | None = None
+    pid: int, backends: Sequence[Backend], known: Mapping[str, int] | None = None, *, seen: Seen | None = None
 ) -> tuple[tuple[RAMRegion, ...], tuple[Reason, ...]]:
     """Return the region of each backend, in their order, and a reason for each that cannot be one.
 
     :param known: addresses by block, noted earlier in the life of this process, for regions that private mappings
         cover wholly: of these the process's mappings no longer tell.
+    :param seen: the process, as it was when it had its RAM; without it, it is looked at now.
     :raises TracingRefused: where we may not look at the process.
     :raises ProcessLookupError: where it is gone.
     """
     regions, reasons = [], []
-    maps = _maps(pid)
-    files = _open_files(pid)
+    seen = seen or look(pid)
     for backend in backends:
-        found = _find_region(pid, backend, maps, files, (known or {}).get(backend.block))
+        found = _find_region(pid, backend, seen.maps, seen.files, (known or {}).get(backend.block))
         if isinstance(found, RAMRegion):
             regions.append(found)
         else:

@@ -61,12 +61,14 @@ class Traced:
     knows the tracer as a thread.  It blocks while the process is inside an uninterruptible wait of the kernel.
     While it lasts no other thread of ours may wait(2) for this process: it would take our stops for its end.
 
+    :param code: where its instructions lie, if that is known.
     :raises TracingRefused: on entering; it says why, and what the user can do.  Nothing was changed.
     :raises ProcessLookupError: where the process is gone.
     """
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, code: Code | None = None) -> None:
         self.pid = pid
+        self._code = code
         self._instruction = 0
         self._stack = 0
         self._saved = Registers()
@@ -82,7 +84,7 @@ class Traced:
         if objection:
             raise objection
         try:
-            code = Code.of(self.pid)
+            code = self._code or Code.of(self.pid)
             ptrace(PTRACE_SEIZE, self.pid, 0, PTRACE_O_TRACESYSGOOD)
         except PermissionError as error:
             raise refusal(self.pid, error) from error

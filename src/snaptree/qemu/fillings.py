@@ -69,22 +69,33 @@ def fill_for(place: VMPlace, argv: Sequence[str], *, durable: bool = True) -> Fi
     Effects on success: new values are in ``command.json``; the directory ``{dir}`` is there.
     Effects on failure: none.
 
-    :param durable: flush ``command.json``, unless somebody does afterwards.
+    :param durable: flush ``command.json``; without it somebody writes the values there afterwards, durably.
     :raises UsageError: where something has a placeholder's form and is none.
     :raises SnaptreeError: where a directory can't be made, or no port is free.
     """
     names = wanted(argv)
     if not names:
         return Filled(tuple(argv), {})
+    if not durable and all(name in (VM, DIR) for name in names):
+        # They follow from the VM's name, and no other VM can have them.
+        values, notes = _choose(place, names, {}, ())
+    else:
+        values, notes = _choose_and_keep(place, names, durable=durable)
+    if DIR in names:
+        _make_directory(place)
+    return Filled(tuple(fill(argv, values)), values, notes)
+
+
+def _choose_and_keep(
+    place: VMPlace, names: Sequence[str], *, durable: bool
+) -> tuple[dict[str, str | int], tuple[str, ...]]:
     with _choosing(place):
         before = read_values(place)
         values, notes = _choose(place, names, before, _taken(place))
         if values.items() - before.items():
             kept = read_json(place.command) or {}
             write_json(place.command, {**kept, MEMBER: {**before, **values}}, durable=durable)
-    if DIR in names:
-        _make_directory(place)
-    return Filled(tuple(fill(argv, values)), values, notes)
+    return values, notes
 
 
 def _choose(

@@ -10,10 +10,12 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from qemu.qmp import ConnectError, Message, QMPClient, QMPError, Runstate
+from qemu.qmp.models import Greeting
 
 from ..model.errors import ProtocolError, QEMUFailed, QEMUGone, UsageError
 from ..model.names import printable
@@ -47,8 +49,9 @@ class _Client(QMPClient):
     read, ends its connection.
     """
 
-    def __init__(self, arrived: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, arrived: Callable[[dict[str, Any]], None], greeted: Callable[[], None]) -> None:
         super().__init__("snaptree", ANSWER_MAX_BYTES)
+        self._greeted = greeted
         self.logger.setLevel(logging.CRITICAL)  # it logs what it also raises
         self._arrived = arrived
 
@@ -60,6 +63,11 @@ class _Client(QMPClient):
         if self.runstate is not Runstate.RUNNING or self._writer is None:
             raise QMPError("not connected")
         self._writer.write(line)
+
+    async def _get_greeting(self) -> Greeting:
+        greeting = await super()._get_greeting()
+        self._greeted()
+        return greeting
 
     def _cb_outbound(self, msg: Message) -> Message:
         return msg
@@ -81,8 +89,8 @@ class Session:
     :ivar closed: set once the connection has ended, however.
     """
 
-    def __init__(self, address: str, on_event: Callable[[Event], None]) -> None:
-        self._client = _Client(self._arrived)
+    def __init__(self, address: str, on_event: Callable[[Event], None], greeted: Callable[[], None]) -> None:
+        self._client = _Client(self._arrived, greeted)
         self._address = address
         self._on_event = on_event
         self._waiting: dict[str, tuple[Mapping[str, object], Answered]] = {}  # in the order in which QEMU answers
@@ -98,18 +106,25 @@ class Session:
 
     @classmethod
     async def connect(
-        cls, address: str, on_event: Callable[[Event], None], *, timeout_s: float | None = GREETING_TIMEOUT_S
+        cls,
+        address: str,
+        on_event: Callable[[Event], None],
+        *,
+        greeted: Callable[[], None] = lambda: None,
+        timeout_s: float | None = GREETING_TIMEOUT_S,
     ) -> Session:
         """Connect to QEMU's QMP socket and negotiate.
 
         :param address: ``unix:PATH``, ``PATH`` or ``tcp:HOST:PORT``.
         :param on_event: called in the event loop for every event, in order, and before the return of any
             command that QEMU answered after it.
+        :param greeted: called once QEMU has said its greeting.  A QEMU that is just starting has its RAM then, answers
+            no command yet, and needs about as long again until it does.
         :param timeout_s: how long QEMU may take to greet; ``None`` where it is just starting.
         :raises QEMUGone: where nobody listens there.
         :raises ProtocolError: where another client holds the socket, or the peer doesn't speak QMP.
         """
-        session = cls(address, on_event)
+        session = cls(address, on_event, greeted)
         client = session._client
         try:
             await asyncio.wait_for(client.connect(parse_address(address)), timeout_s)
@@ -118,15 +133,17 @@ class Session:
                 await client.disconnect()
             raise ProtocolError(
                 f"QEMU's QMP socket {address} accepts, but says nothing for {timeout_s:.0f} s:"
-                " another client holds it.",
+                " another client holds it, or QEMU is stopped (SIGSTOP) or very busy.",
                 "End that client (QEMU serves one at a time), or start QEMU with a second -qmp socket for snaptree.",
             ) from None
         except ConnectError as error:
             cause = error.exc
             if isinstance(cause, OSError):
+                # asyncio has words of its own in place of the system's.
+                why = os.strerror(cause.errno) if cause.errno else str(cause)
                 raise QEMUGone(
-                    f"Nobody answers at QEMU's QMP socket {address}: {cause.strerror or cause}.",
-                    "Start QEMU with -qmp unix:PATH,server=on,wait=off and give that PATH.",
+                    f"Nobody answers at QEMU's QMP socket {address}: {why}.",
+                    f"Start QEMU with -qmp {address},server=on,wait=off, or give the address that it has.",
                 ) from error
             raise ProtocolError(
                 f"What listens at {address} does not speak QMP: {cause}.", "Give QEMU's -qmp socket."

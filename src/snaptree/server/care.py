@@ -102,14 +102,16 @@ class Supervised:
         self._address = address
         self.session = await Session.connect(address, self._on_event)
 
-    async def connect_started(self, address: str) -> None:
+    async def connect_started(self, address: str, greeted: Callable[[], None] = lambda: None) -> None:
         """Connect to the QEMU that we have just started.
+
+        :param greeted: as of :meth:`.Session.connect`.
 
         :raises QEMUStartFailed: where it ends instead, with its words.
         """
         assert self.process is not None
         self._address = address
-        connecting = asyncio.create_task(Session.connect(address, self._on_event, timeout_s=None))
+        connecting = asyncio.create_task(Session.connect(address, self._on_event, greeted=greeted, timeout_s=None))
         ending = asyncio.create_task(self.process.wait())
         await asyncio.wait({connecting, ending}, return_when=asyncio.FIRST_COMPLETED)
         if connecting.done() and connecting.exception() is None:

@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Coroutine, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Coroutine, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..catalog.catalog import Catalog
-from ..catalog.opening import open_catalog
+from ..catalog.opening import flush_catalog, open_catalog
 from ..engine import forked, origins
 from ..engine.forkdisks import View, make_overlay, write_view
 from ..model.errors import NotReady, Refused
 from ..model.snapshot import Device, Snapshot
-from ..places.files import private_directory, write_json
+from ..places.files import private_directory, sync_directory, sync_file, write_json
 from ..places.places import VMPlace
 from ..qemu import commandline, diskargs, fillings, hostmemory, ramfiles
 from . import logs, starting
@@ -29,6 +28,7 @@ from .exchange import Options
 if TYPE_CHECKING:
     from ..engine.forkram import RAMImage
     from ..memory.borrow import Loan
+    from ..qemu.rambackend import RAMPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,59 +161,79 @@ async def _from_pages(place: VMPlace, origin: Source, lent: Lent, made: _Made, u
             options=options,
             inherit=list(inherited.values()),
         )
+    memory = {"wanted": options.memory, "way": plan.way, "why": plan.reason}
+    making = asyncio.create_task(asyncio.to_thread(_make_rest, place, lent, made, memory, plan))
+    flushing = asyncio.create_task(_flush_after(making, place, lent))
+    seen: list[Awaitable[forked.Seen | None]] = []
+
+    def greeted() -> None:
+        assert supervised.process is not None
+        seen.append(asyncio.get_running_loop().run_in_executor(None, forked.see, supervised.process.pid))
+
     try:
         logs.set_up(place)
         supervised.memory_wanted = options.memory
         image = Path(origin.images[origin.snapshot.vmstate_device])
         async with forked.flowing(image, origin.snapshot) as state:
-            catalog = await _meanwhile(
-                supervised.connect_started(f"unix:{place.qemu_socket}"),
-                lambda: open_catalog(place),
-                lambda: ramfiles.check_memory(plan.ours, hostmemory.available()),
-                lambda: _borrow(lent, place),
-                lambda: _record(place, made, {"wanted": options.memory, "way": plan.way, "why": plan.reason}),
-            )
-            vm = supervised.take(catalog, made.record["argv"])
+            await _both(supervised.connect_started(f"unix:{place.qemu_socket}", greeted), making)
+            vm = supervised.take(making.result(), made.record["argv"])
             vm.attached = {device.device: device for device in made.devices}
-            ram = forked.Offered(origin.snapshot.id, lent.image, inherited)
+            ram = forked.Offered(origin.snapshot.id, lent.image, inherited, await seen[0])
             await forked.arrive(vm, state, ram, go=made.go)
         await supervised.open()
+        await flushing
     except BaseException:
         await supervised.abandon()
+        await asyncio.wait({making, flushing})
+        if supervised.vm is None and making.exception() is None:
+            making.result().close()
         raise
     return supervised
 
 
-async def _meanwhile(
-    connecting: Coroutine[Any, Any, None], opening: Callable[[], Catalog], *others: Callable[[], None]
-) -> Catalog:
-    """Connect to QEMU, and do meanwhile, in threads, what else is to do; return the catalog that is opened.
-
-    Effects on failure: all has ended, whatever failed.
-    """
-    loop = asyncio.get_running_loop()
-    with ThreadPoolExecutor(1 + len(others), "snaptree-fork") as pool:
-        catalog = loop.run_in_executor(pool, opening)
-        rest = [loop.run_in_executor(pool, other) for other in others]
-        try:
-            await asyncio.gather(connecting, catalog, *rest)
-        except BaseException:
-            pool.shutdown()
-            if catalog.done() and not catalog.cancelled() and catalog.exception() is None:
-                catalog.result().close()
-            raise
-    return catalog.result()
+async def _both(connecting: Coroutine[Any, Any, None], making: asyncio.Task[Catalog]) -> None:
+    """Wait until QEMU can be talked to, and all is made; or until one of them has failed."""
+    connected = asyncio.create_task(connecting)
+    try:
+        await asyncio.wait({connected, making}, return_when=asyncio.FIRST_EXCEPTION)
+        for ended in (connected, making):
+            if ended.done():
+                ended.result()
+    except BaseException:
+        connected.cancel()
+        await asyncio.gather(connected, return_exceptions=True)
+        raise
 
 
-def _borrow(lent: Lent, place: VMPlace) -> None:
+def _make_rest(place: VMPlace, lent: Lent, made: _Made, memory: Mapping[str, str], plan: RAMPlan) -> Catalog:
+    """Make what a VM has beside its QEMU and its disks; not durably yet."""
     from ..memory.borrow import borrow  # noqa: PLC0415  numpy
 
+    ramfiles.check_memory(plan.ours, hostmemory.available())
     borrow(lent.loan, place.pages)
-
-
-def _record(place: VMPlace, made: _Made, memory: Mapping[str, str]) -> None:
     disks = [asdict(device) for device in made.devices]
-    write_json(place.command, {**made.record, "memory": memory, "disks": disks})
+    # Afterwards it is a VM that had a catalog, which is to be there then.
+    catalog = open_catalog(place, durable=False)
+    write_json(place.command, {**made.record, "memory": memory, "disks": disks}, durable=False)
+    return catalog
+
+
+async def _flush_after(making: asyncio.Task[Catalog], place: VMPlace, lent: Lent) -> None:
+    await asyncio.wait({making})
+    if making.exception() is None:
+        await asyncio.to_thread(_flush, place, lent)
+
+
+def _flush(place: VMPlace, lent: Lent) -> None:
+    """Make the fork durable: before, nobody is told of it."""
+    from ..memory.borrow import flush  # noqa: PLC0415  numpy
+
+    flush(lent.loan, place.pages)
+    flush_catalog(place)
+    for path in (place.command, *place.disks.glob("*.qcow2")):
+        sync_file(path)
+    for directory in (place.disks, place.directory, place.directory.parent):
+        sync_directory(directory)
 
 
 async def _otherwise(place: VMPlace, origin: Source, made: _Made, umask: int) -> Supervised:
