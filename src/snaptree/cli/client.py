@@ -146,7 +146,8 @@ class Client:
 
 def _silent(path: str) -> ProtocolError:
     return ProtocolError(
-        f"What listens at {printable(path, 200)} does not answer.", "See supervisor.log in the VM's folder."
+        f"The supervisor that listens at {printable(path, 200)} does not answer.",
+        "It may be stopped (SIGSTOP) or very busy: `snaptree vms` shows its pid; see what it does, and try again.",
     )
 
 

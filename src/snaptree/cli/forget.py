@@ -20,7 +20,13 @@ def arguments(parser: Parser) -> None:
 def act(args: argparse.Namespace) -> int:
     """Forget it, and say so."""
     place = find_vm(args.vm)
-    if place.state().state != "stopped":
+    known = place.state().state
+    if known == "unsupervised":
+        raise VMRuns(
+            f"QEMU of the VM {place.name} runs, and nobody supervises it.",
+            f"`snaptree attach {place.name}` takes it up again, `snaptree stop {place.name}` then ends it.",
+        )
+    if known != "stopped":
         raise VMRuns(f"The VM {place.name} runs.", f"`snaptree stop {place.name}` ends it; then it can be forgotten.")
     from ..engine import offline  # noqa: PLC0415  SQLite
 

@@ -32,7 +32,9 @@ def main(words: Sequence[str]) -> int:
         return exit.code if isinstance(exit.code, int) else int(exit.code is not None)
     except OSError as error:
         named = f"{error.filename}: " if error.filename else ""
-        failed = SnaptreeError(f"{named}{error.strerror or error}.")
+        failed = SnaptreeError(
+            f"{named}{error.strerror or error}.", "See what is there, and who may use it." * bool(named)
+        )
     except Exception as error:  # with --json a program still needs its document
         import traceback  # noqa: PLC0415
 
@@ -63,7 +65,12 @@ def _run(words: Sequence[str]) -> int:
         split = rest.index("--")
         rest, passed_on = rest[:split], rest[split + 1 :]
     # Intermixed, because else an option between VM and NAME would make NAME unknown (argparse before 3.13).
-    args = command.parser().parse_intermixed_args(rest)
+    try:
+        args = command.parser().parse_intermixed_args(rest)
+    except UsageError as error:
+        if command.passes_on and passed_on is None and error.message.startswith("Unrecognized arguments"):
+            error.remedy = f"The command that it shall run stands after a double hyphen. {error.remedy}"
+        raise
     args.words = passed_on
     return command.act(args)
 

@@ -102,7 +102,8 @@ def _image(device: Device) -> tuple[list[Reason], Header | None, Table]:
         return [Reason("not-qcow2", f"The image of {name}, {file}, is no qcow2 image.", how, name)], None, ()
     except ImageError as error:
         what = f"The image of {name} cannot be read: {error.message}"
-        return [Reason("image-unreadable", what, "Check it with `qemu-img check`.", name)], None, ()
+        how = "Put it back where it was, or check it: `qemu-img check`."
+        return [Reason("image-unreadable", what, how, name)], None, ()
     found = []
     if header.corrupt:
         found.append(

@@ -68,8 +68,8 @@ def _unusable(device: Device, busy: bool) -> Iterator[Reason]:
         what = f"The image of {name}, {file}, may not be written by you."
         yield Reason("image-read-only", what, "Change its mode or its owner, or mount its file system writable.", name)
     if not busy and imagelocks.in_use(device.file):
-        what = f"The image of {name}, {file}, is in use by another process."
-        yield Reason("image-in-use", what, "End what uses the image: `fuser -v` names it.", name)
+        users = " and ".join(imagelocks.users_of(device.file)) or "another process"
+        yield Reason("image-in-use", f"The image of {name}, {file}, is in use by {users}.", "End that process.", name)
 
 
 def _cut_off(journal: Journal) -> tuple[Reason, ...]:

@@ -243,11 +243,19 @@ class Places:
         return cls(home, Path(runtime) / "snaptree" if usable else home / "run")
 
     def vm_names(self) -> list[str]:
-        """Return the names of all VMs, sorted."""
+        """Return the names of all VMs, sorted.
+
+        :raises SnaptreeError: where they can't be listed.
+        """
         try:
             entries = [entry.name for entry in os.scandir(self.home / "vms") if entry.is_dir(follow_symlinks=False)]
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise SnaptreeError(
+                f"The VMs in {printable(str(self.home / 'vms'), 400)} cannot be listed: {error.strerror}.",
+                "SNAPTREE_HOME must be a directory of yours; see what is there.",
+            ) from error
         return sorted(name for name in entries if _is_vm_name(name))
 
     def vm(self, name: str) -> VMPlace:

@@ -7,12 +7,14 @@ else do (``RAW_LOCK_SHARED_BASE``); then it looks for others' locks that contrad
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..model.errors import Refused
 from ..model.names import printable
@@ -112,6 +114,33 @@ def _look(fd: int, file: str) -> None:
 
 
 def _in_use(file: str) -> Refused:
-    return Refused(
-        f"The image {printable(file, 400)} is in use by another process.", "End what uses the image, and try again."
-    )
+    users = " and ".join(users_of(file)) or "another process"
+    return Refused(f"The image {printable(file, 400)} is in use by {users}.", "End what uses the image, and try again.")
+
+
+def users_of(file: str) -> list[str]:
+    """Return who else has a file open, for people; of other users' processes only root sees it."""
+    found = []
+    with contextlib.suppress(OSError):
+        here = Path(file).stat()
+        for process in Path("/proc").glob("[0-9]*"):
+            if int(process.name) != os.getpid() and _has_open(process, here):
+                name = _read_name(process)
+                found.append(f"{printable(name)[1:-1]} (pid {process.name})")
+    return sorted(found)
+
+
+def _has_open(process: Path, file: os.stat_result) -> bool:
+    with contextlib.suppress(OSError):  # it is another user's, or has ended
+        for fd in (process / "fd").iterdir():
+            with contextlib.suppress(OSError):
+                if os.path.samestat(fd.stat(), file):
+                    return True
+    return False
+
+
+def _read_name(process: Path) -> str:
+    try:
+        return (process / "comm").read_text(errors="replace").strip()
+    except OSError:
+        return "a process"

@@ -112,7 +112,10 @@ def _run(held: HeldImages, file: str, flag: str, tag: str, inherit: Sequence[int
                 pass_fds=(*held.fds.values(), *inherit),
             )
         except OSError as error:
-            raise ImageError(f"qemu-img cannot be run: {error.strerror}.", "Install qemu-utils.") from error
+            raise ImageError(
+                f"qemu-img, which changes the images of a VM that does not run, cannot be run: {error.strerror}.",
+                "Install qemu-utils, or put it on PATH.",
+            ) from error
         status = process.wait()
         if status:
             said.seek(0)

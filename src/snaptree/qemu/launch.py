@@ -21,6 +21,7 @@ from ..model.errors import QEMUStartFailed, Refused
 from ..model.names import printable
 
 WORDS_MAX_BYTES = 4096
+GIVE_QEMU = "Give the path of a QEMU system emulator; Debian's package qemu-system-x86 has qemu-system-x86_64."
 
 
 @dataclass(slots=True)
@@ -141,7 +142,7 @@ def start(
         what = f"the working directory {printable(str(cwd))}" if not cwd.is_dir() else printable(argv[0])
         raise QEMUStartFailed(
             f"QEMU cannot be started: {what}: {error.strerror}.",
-            "Give the path of a QEMU system emulator, for example qemu-system-x86_64.",
+            GIVE_QEMU,
         ) from error
     finally:
         os.close(words)

@@ -20,6 +20,7 @@ from typing import Any
 from ..model.errors import QEMUStartFailed, SnaptreeError
 from ..model.names import printable
 from ..places.files import read_json, write_json
+from .launch import GIVE_QEMU
 
 TIMEOUT_S = 15.0
 KEPT_MAX = 32
@@ -94,7 +95,7 @@ def find(program: str, cwd: Path) -> Path:
     if found is None:
         raise QEMUStartFailed(
             f"There is no program {printable(program)}.",
-            "Give the path of a QEMU system emulator, for example qemu-system-x86_64.",
+            GIVE_QEMU,
         )
     return cwd / found
 

@@ -153,7 +153,11 @@ class ClientSession:
             reply = {"error": error_object(error)}
         except Exception as error:
             log.exception("the command of %s failed by a defect", self.who)
-            words = SnaptreeError(f"snaptree itself failed: {type(error).__name__}.", "See supervisor.log.")
+            words = SnaptreeError(
+                f"snaptree itself failed: {type(error).__name__}.",
+                f"{self._vm.place.supervisor_log} says where; please report it. `snaptree status {self._vm.place.name}`"
+                " says how the VM is.",
+            )
             reply = {"error": error_object(words)}
         return {**reply, **extra}
 

@@ -197,8 +197,10 @@ def take_lock(place: VMPlace) -> SupervisorLock:
     if lock is None and holder(place.lock) == "command":
         raise Busy(f"Another command works on the images of the VM {place.name}.", "Try again when it has ended.")
     if lock is None:
+        known = place.running()
+        by = f", under the supervisor with the pid {known.supervisor_pid}" if known and known.supervisor_pid else ""
         raise VMRuns(
-            f"The VM {place.name} runs already.", f"`snaptree stop {place.name}` ends it; or choose another name."
+            f"The VM {place.name} runs already{by}.", f"`snaptree stop {place.name}` ends it; or choose another name."
         )
     return lock
 

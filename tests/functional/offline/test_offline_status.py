@@ -46,9 +46,11 @@ def test_every_reason_is_named_that_a_create_is_refused_for(vm: TestVM) -> None:
     b.write_bytes(whole)
     assert status_codes(vm) == []
 
-    with plain_qemu(vm, bare(vm)):
+    with plain_qemu(vm, bare(vm)) as plain:
         assert status_codes(vm) == [("image-in-use", "virtio0"), ("image-in-use", "virtio1")]
-        assert "in use by another process" in vm.cli("create", vm.name, "s", check=False).stderr
+        for command in (("status", vm.name), ("create", vm.name, "s")):
+            done = vm.cli(*command, check=False)
+            assert f"in use by qemu-system-x86 (pid {plain.pid})" in done.stdout + done.stderr
     assert status_codes(vm) == []
 
     path = vm.env["PATH"]
