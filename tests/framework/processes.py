@@ -19,14 +19,8 @@ _END_TIMEOUT_MS = 10_000
 
 def marked(value: str) -> list[int]:
     """Return the pids of all processes whose environment holds ``MARK`` with this value."""
-    wanted = f"{MARK}={value}".encode()
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal() and int(entry.name) != os.getpid():
-            with contextlib.suppress(OSError):
-                if wanted in (entry / "environ").read_bytes().split(b"\0"):
-                    found.append(int(entry.name))
-    return sorted(found)
+    pids = (int(name) for name in os.listdir("/proc") if name.isdecimal())
+    return sorted(pid for pid in pids if pid != os.getpid() and _is_marked(pid, value))
 
 
 def end_marked(value: str) -> None:
@@ -44,6 +38,14 @@ def command_line(pid: int) -> str:
         return ""
 
 
+def _is_marked(pid: int, value: str) -> bool:
+    try:
+        with open(f"/proc/{pid}/environ", "rb", buffering=0) as environ:
+            return f"{MARK}={value}".encode() in environ.read().split(b"\0")
+    except OSError:
+        return False
+
+
 def _end(pid: int, value: str) -> None:
     try:
         pidfd = os.pidfd_open(pid)
@@ -51,7 +53,7 @@ def _end(pid: int, value: str) -> None:
         return
     try:
         # The pid may have become somebody else's since it was found; from here on the descriptor is one process.
-        if pid in marked(value):
+        if _is_marked(pid, value):
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             poll = select.poll()
