@@ -159,7 +159,8 @@ async def _take(session: Session) -> None:
             why = (await session.execute("query-migrate")).get("error-desc", "no reason given")
             raise QEMUFailed(f"QEMU could not take the snapshot's state: {why}.")
     finally:
-        ended.cancel()
+        if not ended.cancel() and not ended.cancelled():
+            ended.exception()  # looked at, so that nobody complains that it wasn't
 
 
 def _status(event: Mapping[str, object]) -> str:

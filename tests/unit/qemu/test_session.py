@@ -92,6 +92,33 @@ def test_an_event_is_handed_over_before_the_answer_that_follows_it(tmp_path: Pat
     assert [event["event"] for event in events] == ["ONE", "TWO", "THREE"] * 2
 
 
+def test_an_event_that_is_expected_is_told_once_to_each_who_expects_it(tmp_path: Path) -> None:
+    def answering(commands: list[dict[str, Any]], say: Say) -> None:
+        say({"event": "B", "data": {"n": 1}}, {"event": "A", "data": {"n": 2}}, {"event": "A", "data": {"n": 3}})
+        echo(commands, say)
+
+    async def use(session: Session) -> None:
+        first, second = (session.expect(lambda event: event["event"] == "A") for _ in range(2))
+        given_up = session.expect(lambda event: True)
+        given_up.cancel()
+        last = session.expect(lambda event: event["data"]["n"] == 3)
+        await session.execute("a")
+        assert [(await expected)["data"]["n"] for expected in (first, second, last)] == [2, 2, 3]
+
+    assert [event["data"]["n"] for event in talk(tmp_path, answering, use)] == [1, 2, 3]
+
+
+def test_who_expects_an_event_is_told_that_the_connection_has_ended(tmp_path: Path) -> None:
+    async def use(session: Session) -> None:
+        expected = session.expect(lambda event: True)
+        with pytest.raises(QEMUGone):
+            await session.execute("leave")
+        with pytest.raises(QEMUGone):
+            await expected
+
+    talk(tmp_path, echo, use)
+
+
 def test_an_error_without_an_id_is_the_answer_to_the_oldest_command_and_no_end(tmp_path: Path) -> None:
     def parse_error_once(commands: list[dict[str, Any]], say: Say) -> None:
         if len(commands) == 2:
