@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .forks_alone import start_ms
 from .rig import Rig, rig
 
 ROUNDS = int(os.environ.get("SNAPTREE_BENCH_FORK_ROUNDS", "7"))
 MANY = int(os.environ.get("SNAPTREE_BENCH_FORKS", "20"))
 IDLE_S = 0.3
-ONE_MIB = 4096
+ONE_MIB = int(os.environ.get("SNAPTREE_BENCH_FORK_MIB", "4096"))
 MIB = 2**20
 
 
@@ -26,8 +27,8 @@ def measure() -> dict[str, Any]:
 
 
 def _one() -> dict[str, Any]:
-    """Fork a running 4 GiB guest with 2 GiB in use, again and again."""
-    with rig(linux=True, memory_mib=ONE_MIB, append="snaptree.fill=2048 snaptree.pace=2000") as made:
+    """Fork a running guest, of 4 GiB if nobody says otherwise, half of it in use, again and again."""
+    with rig(linux=True, memory_mib=ONE_MIB, append=f"snaptree.fill={ONE_MIB // 2} snaptree.pace=2000") as made:
         client = made.client()
         client.execute("snapshot-create", name="base")
         stops = client.stops
@@ -49,6 +50,7 @@ def _one() -> dict[str, Any]:
             loads.append(fork.timed("snapshot-load", name="own", keep=False))
         fork.close()
         client.close()
+        alone = start_ms(made, name, ROUNDS)
         made.snaptree("stop", "--delete", name)
     # The guest rests for 2 s between rounds, of which each writes several MiB: the median is of forks that rest.
     qemu = statistics.median(own.qemu for own in memory) / MIB
@@ -56,6 +58,7 @@ def _one() -> dict[str, Any]:
     return {
         "fork_ms": statistics.median(by_qmp),
         "fork_allowed_ms": 150.0,
+        "fork_qemu_start_ms": alone,
         "fork_command_ms": statistics.median(by_command),
         "source_pauses": paused,
         "fork_qemu_private_mib": qemu,
