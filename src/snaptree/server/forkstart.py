@@ -6,8 +6,10 @@ QEMU is started as early as can be.  What else a VM needs is made while QEMU sta
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
-from collections.abc import Awaitable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
     from ..engine.forkram import RAMImage
     from ..memory.borrow import Loan
     from ..qemu.rambackend import RAMPlan
+
+
+FLUSHING_MAX = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,12 +233,16 @@ def _flush(place: VMPlace, lent: Lent) -> None:
     """Make the fork durable: before, nobody is told of it."""
     from ..memory.borrow import flush  # noqa: PLC0415  numpy
 
-    flush(lent.loan, place.pages)
-    flush_catalog(place)
-    for path in (place.command, *place.disks.glob("*.qcow2")):
-        sync_file(path)
-    for directory in (place.disks, place.directory, place.directory.parent):
-        sync_directory(directory)
+    work: list[Callable[[], None]] = [
+        functools.partial(flush, lent.loan, place.pages),
+        functools.partial(flush_catalog, place),
+        *(functools.partial(sync_file, path) for path in (place.command, *place.disks.glob("*.qcow2"))),
+        *(functools.partial(sync_directory, path) for path in (place.disks, place.directory, place.directory.parent)),
+    ]
+    # At once: a disk that is busy with other things lets each wait long, and all of them no longer than one.
+    with ThreadPoolExecutor(FLUSHING_MAX, "snaptree-flush") as pool:
+        for done in [pool.submit(each) for each in work]:
+            done.result()
 
 
 async def _otherwise(place: VMPlace, origin: Source, made: _Made, umask: int) -> Supervised:
