@@ -18,6 +18,7 @@ VERSION = 1
 _BROKEN = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_FORMAT})
 """What SQLite says of a file that is damaged; everything else (full, busy, read-only) is no damage."""
 APPLICATION_ID = 0x536E6150  # "SnaP"
+MUST_BE_WRITABLE = "The VM's folder must be writable by you, also for looking only: see its mode and its file system."
 LOG_BYTES = 1 << 20
 """What the -wal and -shm files may need beside the catalog until it is folded into it."""
 
@@ -106,7 +107,8 @@ def connect(path: Path, *, create: bool, durable: bool = True) -> sqlite3.Connec
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
         db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
     except (OSError, sqlite3.Error) as error:
-        raise CatalogError(f"The catalog {path} cannot be opened: {error}.", "Check who may write there.") from error
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise CatalogError(f"The catalog {path} cannot be opened: {why}.", MUST_BE_WRITABLE) from error
     try:
         _prepare(db, path, create, durable)
     except BaseException as error:
@@ -125,7 +127,7 @@ def damaged(path: Path, error: sqlite3.Error) -> CatalogError:
     if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
         words = f"{words} {shortage([(path, LOG_BYTES)], surely=True)}".rstrip()
         return CatalogError(words, "Make room there, and try again; the snapshots in the images are untouched.")
-    return CatalogError(words, "Make room, or check who may write there; the snapshots in the images are untouched.")
+    return CatalogError(words, f"{MUST_BE_WRITABLE} The snapshots in the images are untouched.")
 
 
 def repair_it(path: Path) -> str:

@@ -9,11 +9,15 @@ other, and whoever asks learns from the lock itself which of the two it is.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import struct
 from pathlib import Path
 from typing import Literal
+
+from ..model.errors import SnaptreeError
+from ..model.names import printable
 
 Holder = Literal["supervisor", "command"]
 
@@ -31,15 +35,24 @@ class SupervisorLock:
 
     @classmethod
     def take(cls, path: Path, holder: Holder = "supervisor") -> SupervisorLock | None:
-        """Take the lock; ``None`` where another process holds it.  Writes our pid into the file for people."""
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        """Take the lock; ``None`` where another process holds it.  Writes our pid into the file for people.
+
+        :raises SnaptreeError: where it can't be taken by anybody here.
+        """
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise _no_lock(path, error, "The VM's folder must be writable by you.") from error
         try:
             fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, _LENGTH[holder], 0))
-        except (BlockingIOError, PermissionError):
+        except OSError as error:
             os.close(fd)
-            return None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+            if isinstance(error, BlockingIOError | PermissionError):
+                return None
+            raise _no_lock(path, error, "Put SNAPTREE_HOME on a file system that has locks.") from error
+        with contextlib.suppress(OSError):  # it is held also where no byte is free
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, b"%d\n" % os.getpid(), 0)
         return cls(fd)
 
     @property
@@ -50,6 +63,10 @@ class SupervisorLock:
     def release(self) -> None:
         """Give it back."""
         os.close(self._fd)
+
+
+def _no_lock(path: Path, error: OSError, remedy: str) -> SnaptreeError:
+    return SnaptreeError(f"The lock {printable(str(path), 400)} cannot be taken: {error.strerror}.", remedy)
 
 
 def is_held(path: Path) -> bool:
