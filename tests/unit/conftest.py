@@ -1,4 +1,7 @@
-"""How many examples hypothesis tries, and that their time is no matter.  Not for: fixtures."""
+"""How many examples hypothesis tries, and that their time is no matter.  Not for: fixtures.
+
+A test that wants more than others takes a multiple of ``settings().max_examples``.
+"""
 
 import os
 

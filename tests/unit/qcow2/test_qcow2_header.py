@@ -14,7 +14,7 @@ from snaptree.qcow2.errors import CutShort, DamagedImage, NotQcow2, UnsupportedI
 from snaptree.qcow2.header import Header, parse_header
 
 Build = Callable[..., bytes]
-rule = settings(derandomize=True, deadline=None, max_examples=300)
+rule = settings(derandomize=True, deadline=None, max_examples=3 * settings().max_examples)
 
 BACKING_FORMAT = 0xE2792ACA
 DATA_FILE = 0x44415441

@@ -303,7 +303,10 @@ def problem_of(path: Path) -> str:
 
 
 changed_file = settings(
-    derandomize=True, deadline=None, max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    derandomize=True,
+    deadline=None,
+    max_examples=5 * settings().max_examples,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
 

@@ -15,7 +15,7 @@ from snaptree.qcow2.header import Header, parse_header
 from snaptree.qcow2.mapping import parse_l1, parse_l2, same_state
 
 Build = Callable[..., bytes]
-rule = settings(derandomize=True, deadline=None, max_examples=300)
+rule = settings(derandomize=True, deadline=None, max_examples=3 * settings().max_examples)
 L1 = st.lists(st.integers(0, 3), max_size=6)
 
 

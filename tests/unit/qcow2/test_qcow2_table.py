@@ -15,7 +15,7 @@ from snaptree.qcow2.errors import CutShort, DamagedImage
 from snaptree.qcow2.table import ImageSnapshot, measure_snapshot_table, parse_snapshot_table
 
 Build = Callable[..., bytes]
-rule = settings(derandomize=True, deadline=None, max_examples=300)
+rule = settings(derandomize=True, deadline=None, max_examples=3 * settings().max_examples)
 
 U32 = st.integers(0, 2**32 - 1)
 U64 = st.integers(0, 2**64 - 1)

@@ -13,7 +13,7 @@ from snaptree.model.errors import ImageError
 from snaptree.qcow2.errors import CutShort, DamagedImage, UnsupportedImage
 from snaptree.qcow2.vmstate import IGNORE_SHARED, RamBlock, VMStateHead, parse_head, read_head
 
-rule = settings(derandomize=True, deadline=None, max_examples=300)
+rule = settings(derandomize=True, deadline=None, max_examples=3 * settings().max_examples)
 
 START = b"QEVM\0\0\0\3"
 NAMES = st.text(st.characters(codec="ascii"), max_size=40)

@@ -47,7 +47,7 @@ def seen(frames: list[Frame]) -> list[str]:
     return [repr(frame) for frame in frames]
 
 
-@settings(max_examples=500)
+@settings(max_examples=5 * settings().max_examples)
 @given(streams, st.lists(st.integers(0, 20), max_size=20), limits)
 def test_any_cut_of_any_stream_gives_the_same_frames(stream: bytes, sizes: list[int], limits: Limits | None) -> None:
     whole = seen(frames_of(iter([stream]), limits))
@@ -55,7 +55,7 @@ def test_any_cut_of_any_stream_gives_the_same_frames(stream: bytes, sizes: list[
     assert seen(frames_of((stream[i : i + 1] for i in range(len(stream))), limits)) == whole
 
 
-@settings(max_examples=300)
+@settings(max_examples=3 * settings().max_examples)
 @given(st.binary(max_size=400), limits)
 def test_no_stream_raises_and_every_error_has_qemu_s_form(stream: bytes, limits: Limits | None) -> None:
     for frame in frames_of(iter([stream]), limits):
@@ -65,7 +65,7 @@ def test_no_stream_raises_and_every_error_has_qemu_s_form(stream: bytes, limits:
             assert frame.raw in stream
 
 
-@settings(max_examples=200)
+@settings(max_examples=2 * settings().max_examples)
 @given(streams)
 def test_a_client_that_sends_ff_and_a_line_end_is_always_understood_again(stream: bytes) -> None:
     framer = Framer()
@@ -74,7 +74,7 @@ def test_a_client_that_sends_ff_and_a_line_end_is_always_understood_again(stream
     assert framer.feed(b'{"execute": "x"}') == [Message({"execute": "x"}, b'{"execute": "x"}')]
 
 
-@settings(max_examples=150)
+@settings(max_examples=2 * settings().max_examples)
 @given(st.lists(json_values, max_size=4), st.booleans(), st.booleans())
 def test_what_python_writes_is_read_as_it_was(values: list[object], ascii: bool, spaced: bool) -> None:
     separators = None if spaced else (",", ":")
@@ -84,7 +84,7 @@ def test_what_python_writes_is_read_as_it_was(values: list[object], ascii: bool,
     assert [json.dumps(value) for value in found] == [json.dumps(value) for value in values]
 
 
-@settings(max_examples=300)
+@settings(max_examples=3 * settings().max_examples)
 @given(json_values)
 def test_what_we_write_is_read_as_it_was(value: object) -> None:
     line = encode(value)
@@ -97,7 +97,7 @@ def test_what_we_write_is_read_as_it_was(value: object) -> None:
     assert encode(frame.value) == line
 
 
-@settings(max_examples=200)
+@settings(max_examples=2 * settings().max_examples)
 @given(json_values)
 def test_both_ways_through_the_parser_see_the_same(value: object) -> None:
     text = json.dumps([value]).encode()
