@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from ..model.errors import PageStoreError
-from ..places.files import private_directory, sync_file
+from ..places.files import private_directory
 from . import disk
 from .index import INDEX, INDEX_MAX, STAGED, Kind, kinds_of, slots_of, with_base
 from .map import CHUNK, PageMap
@@ -57,7 +57,8 @@ def lend(store: PageStore, id: str) -> Loan:
 
 
 def borrow(loan: Loan, directory: Path) -> None:
-    """Make a new store in ``directory`` that has one snapshot of another one, and none of its own; not durably yet.
+    """Make a new store in ``directory`` that has one snapshot of another one, and none of its own; not durably yet, see
+    :func:`files_of`.
 
     Prerequisites: both are on one file system; the snapshot is not deleted as long as the new store is there.
     Effects on failure: the directory may hold links; nothing of the other store was changed.
@@ -72,15 +73,9 @@ def borrow(loan: Loan, directory: Path) -> None:
         _write(directory, f"{loan.id}{INDEX}", loan.index)
 
 
-def flush(loan: Loan, directory: Path) -> None:
-    """Make durable what :func:`borrow` has made.
-
-    :raises PageStoreError: where that can't be.
-    """
-    with disk.failing("The pages of the fork's snapshot cannot be linked", directory):
-        for name in (BORROWED, f"{loan.id}{INDEX}"):
-            sync_file(directory / name)
-        disk.sync_directory(directory)
+def files_of(loan: Loan, directory: Path) -> tuple[Path, Path]:
+    """Return the files that :func:`borrow` writes."""
+    return directory / BORROWED, directory / f"{loan.id}{INDEX}"
 
 
 def _write(directory: Path, name: str, data: bytes) -> None:

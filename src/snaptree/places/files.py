@@ -6,9 +6,13 @@ import contextlib
 import json
 import os
 import stat
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ..model.errors import SnaptreeError
+
+SYNCING_MAX = 8
 
 
 def sync_directory(path: Path) -> None:
@@ -27,6 +31,22 @@ def sync_file(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def sync_all(files: Iterable[Path], directories: Iterable[Path]) -> None:
+    """Make files and the names in directories durable, all at once: a busy disk lets each wait as long as all of them.
+
+    Files that are not there are left out.
+    """
+
+    def sync(path: Path) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            sync_file(path)
+
+    with ThreadPoolExecutor(SYNCING_MAX, "snaptree-sync") as pool:
+        begun = [*(pool.submit(sync, path) for path in files), *(pool.submit(sync_directory, d) for d in directories)]
+        for one in begun:
+            one.result()
 
 
 def write_json(path: Path, value: object, *, durable: bool = True) -> None:

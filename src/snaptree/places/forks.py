@@ -18,7 +18,7 @@ from typing import Final
 
 from ..model.errors import BadName, SnaptreeError
 from ..model.names import check_vm_name
-from .files import private_directory, read_json, sync_directory, sync_file, write_json
+from .files import private_directory, read_json, sync_all, write_json
 from .places import VMPlace
 
 ORIGIN: Final = "origin"
@@ -61,10 +61,7 @@ def pin(source: VMPlace, fork: str, snapshot_id: str, *, durable: bool = True) -
 
 def flush(source: VMPlace, forks: Iterable[str]) -> None:
     """Flush what was noted of forks to the disk; those that are gone again are left out."""
-    for fork in forks:
-        with contextlib.suppress(FileNotFoundError):
-            sync_file(source.forks / fork)
-    sync_directory(source.forks)
+    sync_all([source.forks / fork for fork in forks], [source.forks])
 
 
 def unpin(source: VMPlace, fork: str) -> None:

@@ -6,21 +6,20 @@ QEMU is started as early as can be.  What else a VM needs is made while QEMU sta
 from __future__ import annotations
 
 import asyncio
-import functools
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Coroutine, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..catalog.catalog import Catalog
-from ..catalog.opening import flush_catalog, open_catalog
+from ..catalog.opening import files_of as catalog_files
+from ..catalog.opening import open_catalog
 from ..engine import forked, origins
 from ..engine.forkdisks import View, make_overlay, write_view
 from ..model.errors import NotReady, Refused
 from ..model.snapshot import Device, Snapshot
-from ..places.files import private_directory, sync_directory, sync_file, write_json
+from ..places.files import private_directory, sync_all, write_json
 from ..places.places import VMPlace
 from ..qemu import commandline, diskargs, fillings, hostmemory, ramfiles
 from . import logs, starting
@@ -31,9 +30,6 @@ if TYPE_CHECKING:
     from ..engine.forkram import RAMImage
     from ..memory.borrow import Loan
     from ..qemu.rambackend import RAMPlan
-
-
-FLUSHING_MAX = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,18 +227,11 @@ async def _flush_after(making: asyncio.Task[Catalog], place: VMPlace, lent: Lent
 
 def _flush(place: VMPlace, lent: Lent) -> None:
     """Make the fork durable: before, nobody is told of it."""
-    from ..memory.borrow import flush  # noqa: PLC0415  numpy
+    from ..memory import borrow  # noqa: PLC0415  numpy
 
-    work: list[Callable[[], None]] = [
-        functools.partial(flush, lent.loan, place.pages),
-        functools.partial(flush_catalog, place),
-        *(functools.partial(sync_file, path) for path in (place.command, *place.disks.glob("*.qcow2"))),
-        *(functools.partial(sync_directory, path) for path in (place.disks, place.directory, place.directory.parent)),
-    ]
-    # At once: a disk that is busy with other things lets each wait long, and all of them no longer than one.
-    with ThreadPoolExecutor(FLUSHING_MAX, "snaptree-flush") as pool:
-        for done in [pool.submit(each) for each in work]:
-            done.result()
+    files = [*catalog_files(place), *borrow.files_of(lent.loan, place.pages), place.command]
+    files += place.disks.glob("*.qcow2")
+    sync_all(files, [place.pages, place.disks, place.directory, place.directory.parent])
 
 
 async def _otherwise(place: VMPlace, origin: Source, made: _Made, umask: int) -> Supervised:
