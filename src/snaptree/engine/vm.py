@@ -208,7 +208,8 @@ class VM:
             except QEMUGone as error:
                 if error.remedy:
                     raise
-                remedy = f"`snaptree run {self.place.name} -- QEMU ARGS…` finishes or undoes what was cut off."
+                name = self.place.name
+                remedy = f"`snaptree resume {name}` starts it again; what was cut off is finished or undone first."
                 raise QEMUGone(f"QEMU ended during the {name}. {error.message}", remedy) from error
             finally:
                 self.busy = ""
@@ -257,7 +258,7 @@ class VM:
         """:raises QEMUGone: where QEMU has ended."""
         if self.session.closed.is_set():
             raise QEMUGone(
-                f"QEMU of the VM {self.place.name} has ended.", f"`snaptree run {self.place.name}` starts it again."
+                f"QEMU of the VM {self.place.name} has ended.", f"`snaptree resume {self.place.name}` starts it again."
             )
 
     def close(self) -> None:
