@@ -76,6 +76,7 @@ def test_each_says_why_there_was_no_fork(vm_factory: VMFactory) -> None:
 def test_an_interrupted_each_ends_the_commands_and_removes_the_forks(vm_factory: VMFactory) -> None:
     vm = vm_factory(disks=1)
     line_of(vm, "one", "two")
+    vm.cli("each", "dev", "one", "two", "--", "true")  # the source keeps open what it has read of its page store
     before = remains(vm)
     script = f"touch {shlex.quote(str(vm.root))}/$0.began; sleep 1000 & wait"
     argv = [sys.executable, "-m", "snaptree", "each", "dev", "one", "two", "--jobs", "2", "--"]
