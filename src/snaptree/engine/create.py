@@ -21,7 +21,7 @@ from ..qemu.jobs import dismiss, dismiss_soon, run_job
 from . import images, tags, trace
 from .moments import Stands
 from .pause import Pause, paused
-from .ramway import all_ended, in_thread
+from .ramway import all_ended, in_job, in_thread
 from .room import explain_create
 from .saved import Plan, Wanted, doubt_parent, new_plan, whole
 from .status import create_reasons
@@ -189,7 +189,7 @@ async def _finish(vm: VM, plan: Plan, client: str, clock: Stopwatch, taking: Tak
 
 
 async def _save(vm: VM, plan: Plan, facts: Facts, clock: Stopwatch, taking: Taking | None) -> Pause:
-    async with paused(vm, clock, before=facts, ignoring_shared=taking is not None) as pause:
+    async with paused(vm, clock, before=facts, ignoring_shared=taking is not None and vm.sole) as pause:
         if pause.facts is not None:
             _check(vm, create_reasons(vm, pause.facts))
         if pause.was_running != plan.was_running:
@@ -200,7 +200,8 @@ async def _save(vm: VM, plan: Plan, facts: Facts, clock: Stopwatch, taking: Taki
             await _save_state(vm, plan)
         else:
             # QEMU writes nothing into guest RAM while it saves, so both are of the one moment.
-            await all_ended(_save_state(vm, plan), in_thread(taking.last))
+            async with in_job(vm, paged=True):
+                await all_ended(_save_state(vm, plan), in_thread(taking.last))
         pause.check_untouched()
         trace.point("create.saved")
     await dismiss_soon(vm.session, plan.job_id)  # not in the pause

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
 
 from ..model.errors import PageStoreError, QEMUFailed, QEMUGone, Refused, SnaptreeError, UsageError
@@ -196,6 +196,14 @@ async def generation_id(vm: VM) -> str:
         raise
     except QEMUFailed:
         return ""
+
+
+def in_job(vm: VM, *, paged: bool) -> AbstractAsyncContextManager[None]:
+    """Let QEMU leave shared RAM out in one job of ours, where that was not said for the whole pause.
+
+    Another monitor could save in the pause too, and shall get all of RAM.
+    """
+    return ignoring_shared(vm.session) if paged and not vm.sole else contextlib.nullcontext()
 
 
 @asynccontextmanager

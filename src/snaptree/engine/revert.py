@@ -20,7 +20,7 @@ from .halfway import HalfWay, Plan, certainly_untouched, mark_broken, publish_fa
 from .loadable import Ready
 from .moments import Stands
 from .pause import Pause, paused
-from .ramway import all_ended, generation_id, in_thread
+from .ramway import all_ended, generation_id, in_job, in_thread
 from .stopwatch import Stopwatch
 from .vm import VM
 
@@ -40,7 +40,7 @@ async def revert(vm: VM, plan: Plan, found: Ready, *, client: str, clock: Stopwa
     :raises NotReady, QEMUFailed, LoadIncomplete, QEMUGone: as :func:`.load.load`.
     """
     try:
-        async with paused(vm, clock, before=found.facts, ignoring_shared=found.ram is not None) as pause:
+        async with paused(vm, clock, before=found.facts, ignoring_shared=found.ram is not None and vm.sole) as pause:
             if pause.facts is not None:
                 found.check(pause.facts)
             pause.was_running = pause.was_running or (plan.returning and plan.was_running)
@@ -151,7 +151,8 @@ class _Reverting:
     async def _load_state(self) -> None:
         plan = self.plan
         arguments = {"tag": plan.tag, "vmstate": plan.vmstate_node, "devices": list(plan.nodes)}
-        await run_job(self._vm.session, "snapshot-load", arguments, plan.job_id, keep=True)
+        async with in_job(self._vm, paged=self._ram is not None):
+            await run_job(self._vm.session, "snapshot-load", arguments, plan.job_id, keep=True)
 
     async def _looking_again(self) -> None:
         """Look at the disks now that nothing writes to them.
