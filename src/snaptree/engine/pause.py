@@ -62,8 +62,8 @@ async def paused(
     continue is no error of what was done in the pause: ``stuck`` says it.
 
     :param before: what was found out before; some of it is asked again, for ``facts``.
-    :param ignoring_shared: in the pause QEMU leaves shared RAM out of what it saves or loads; only where nobody else can
-        let it save.
+    :param ignoring_shared: in the pause QEMU leaves shared RAM out of what it saves or loads; only where nobody
+        else can let it save.
     :raises QEMUFailed: where QEMU doesn't stop; nothing was done then.
     """
     clock.stopping()
