@@ -105,7 +105,8 @@ async def load_held(
                 f"Mend the cause and load {plan.name} again, or load another snapshot.",
             ) from error
     loaded = await finish(vm, plan, snapshot, client, clock, before=before)
-    await prune(vm, client=client)
+    if before.kept is not None:
+        await prune(vm, client=client)
     if stuck:
         raise QEMUFailed(
             f"{snapshot.name} was loaded, and the VM cannot continue: {stuck}", "It is paused; `cont` says why."

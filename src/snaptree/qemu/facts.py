@@ -194,19 +194,24 @@ def with_tables(known: Facts, tables: Mapping[str, tuple[ImageSnapshot, ...]]) -
 async def refresh_then(query: Query, known: Facts, *last: Awaitable[object]) -> tuple[Facts, list[object]]:
     """Ask as :func:`refresh`, and do the rest in the same breath: QEMU answers in order, and nothing comes between.
 
+    Jobs and capabilities are not asked for where there were none: they begin by a command.
+
     :param last: commands to be executed after the questions.
     :return: the facts of the moment before ``last``, and what came of each of ``last``: its value or its error.
     :raises QEMUFailed: where QEMU doesn't even tell its run state; ``last`` was executed all the same.
     :raises QEMUGone: where QEMU ends meanwhile.
     """
+    still = not (known.jobs or known.block_jobs or known.capabilities)
+    questions = (query("query-status", None), _ask(query, "query-migrate", {})) if still else _questions(query)
     # Tasks begin in their order, and each sends before it waits for the first time.
-    answers = await asyncio.gather(*_questions(query), *last, return_exceptions=True)
+    answers = await asyncio.gather(*questions, *last, return_exceptions=True)
     asked: list[Any] = []
-    for answer in answers[: len(answers) - len(last)]:
+    for answer in answers[: len(questions)]:
         if isinstance(answer, BaseException):
             raise answer
         asked.append(answer)
-    return _with_passing(known, _Passing(*asked)), answers[len(asked) :]
+    passing = _Passing(asked[0], (), (), asked[1], ()) if still else _Passing(*asked)
+    return _with_passing(known, passing), answers[len(questions) :]
 
 
 @dataclass(frozen=True, slots=True)
