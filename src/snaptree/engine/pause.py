@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
@@ -11,7 +10,7 @@ from typing import Any
 
 from ..model.errors import QEMUFailed, QEMUGone
 from ..qemu.facts import Facts
-from .ramway import ignore_shared
+from .ramway import ignore_shared, stop_ignoring_soon
 from .stopwatch import Stopwatch
 from .vm import VM
 
@@ -94,17 +93,13 @@ async def paused(
 
 
 async def _leave(vm: VM, pause: Pause, clock: Stopwatch, *, ignoring_shared: bool) -> None:
-    """End the pause: commands are sent at once, so that the VM waits for none of the answers."""
-    works: list[Coroutine[Any, Any, object]] = []
-    if pause.was_running and not pause.stay:
-        works.append(_go_on(vm, pause, clock))
-    if ignoring_shared:
-        works.append(ignore_shared(vm.session, on=False))
-    for end in await asyncio.gather(*works, return_exceptions=True):
-        if isinstance(end, QEMUFailed):
-            log.error("after a pause: %s", end)
-        elif isinstance(end, BaseException):
-            raise end
+    """End the pause.  Nobody waits for the capability to be off: QEMU does in order what is asked of it."""
+    try:
+        if pause.was_running and not pause.stay:
+            await _go_on(vm, pause, clock)
+    finally:
+        if ignoring_shared:
+            await stop_ignoring_soon(vm.session)
 
 
 async def _go_on(vm: VM, pause: Pause, clock: Stopwatch) -> None:

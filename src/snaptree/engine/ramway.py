@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -19,7 +20,7 @@ from ..model.reason import Reason
 from ..model.snapshot import Memory, Snapshot
 from ..qcow2.vmstate import IGNORE_SHARED, VMStateHead
 from ..qemu.facts import Facts
-from ..qemu.session import Session
+from ..qemu.session import Reply, Session
 
 if TYPE_CHECKING:
     from ..memory.layout import RAMRegion
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 TRACKER = "SNAPTREE_TRACKER"
 """The environment variable that chooses the tracker: ``userfaultfd`` or ``compare``; else it is found by probing."""
@@ -229,7 +232,23 @@ async def stop_ignoring(session: Session) -> None:
 
 async def ignore_shared(session: Session, *, on: bool) -> None:
     """Let QEMU leave shared RAM out of what it saves or loads, or no more."""
-    await session.execute("migrate-set-capabilities", {"capabilities": [{"capability": IGNORE_SHARED, "state": on}]})
+    await session.execute("migrate-set-capabilities", _ignoring(on=on))
+
+
+async def stop_ignoring_soon(session: Session) -> None:
+    """Let QEMU save all of RAM again, without waiting for its answer: it does in order what is asked of it."""
+
+    def answered(reply: Reply | QEMUGone) -> None:
+        if isinstance(reply, dict) and "error" in reply:
+            log.error("%s could not be turned off: %s", IGNORE_SHARED, reply["error"].get("desc"))
+
+    message = {"execute": "migrate-set-capabilities", "arguments": _ignoring(on=False)}
+    if not session.ask(message, answered):
+        await ignore_shared(session, on=False)
+
+
+def _ignoring(*, on: bool) -> dict[str, object]:
+    return {"capabilities": [{"capability": IGNORE_SHARED, "state": on}]}
 
 
 async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
