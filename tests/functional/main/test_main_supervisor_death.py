@@ -54,7 +54,7 @@ WITH_QEMU = {("pages", "load", "ram"): False}
 ELSEWHERE = {"load.returning", "stop.kept"}
 """Died at in tests of what leads there (tests/functional/undo)."""
 ALONE = ("offline-", "adopt.", "repair.", "resume.")
-"""Points of resume, of commands on a stopped VM, and of those that change the catalog alone, die in tests of their own."""
+"""Points of resume, of commands on a stopped VM, and of those that change the catalog alone die elsewhere."""
 EACH_POINT = pytest.mark.parametrize(
     ("way", "operation", "point", "happened"), POINTS, ids=[f"{way}-{what}-{point}" for way, what, point, _ in POINTS]
 )
