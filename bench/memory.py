@@ -6,8 +6,12 @@ import os
 import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+from snaptree.memory.pages import PAGE
+from snaptree.memory.store import PageStore
 
 from . import libvirt
 from .rig import Client, Rig, rig
@@ -38,8 +42,11 @@ def _pages(gib: int, *, busy: bool) -> dict[str, Any]:
     with _guest(gib, busy=busy) as (made, client):
         first = _create(client, "first")
         creates, durations, qemus, loads, load_pauses = [], [], [], [], []
+        pages = made.folder / "home" / "vms" / "vm" / "pages"
+        sizes = [_allocated(pages)]
         for number in range(ROUNDS):
             entry = _create(client, f"s-{number}")
+            sizes.append(_allocated(pages))
             creates.append(entry["pause_ms"])
             durations.append(entry["duration_ms"])
             # Each follows a save, on disks that grow alike.
@@ -50,9 +57,6 @@ def _pages(gib: int, *, busy: bool) -> dict[str, Any]:
         for number in range(ROUNDS):
             loads.append(client.timed("snapshot-load", name=f"s-{number}", keep=False))
             load_pauses.append(_last(client)["pause_ms"])
-        pages = made.folder / "home" / "vms" / "vm" / "pages"
-        store = sum(path.stat().st_blocks * 512 for path in pages.iterdir())
-        first_bytes = _allocated(pages, client, "first")
         return {
             "first_create_pause_ms": first["pause_ms"],
             "first_create_ms": first["duration_ms"],
@@ -63,8 +67,9 @@ def _pages(gib: int, *, busy: bool) -> dict[str, Any]:
             "pause_above_qemu_ms": statistics.median(creates) - statistics.median(qemus),
             "load_ms": statistics.median(loads),
             "load_pause_ms": statistics.median(load_pauses),
-            "store_mib": store / 2**20,
-            "first_mib": first_bytes / 2**20,
+            "store_mib": sizes[-1] / 2**20,
+            "snapshot_mib": statistics.median(after - before for before, after in pairwise(sizes)) / 2**20,
+            "snapshot_of_allowed": max(_of_allowed(client, pages, sizes, gib)),
             "supervisor_mib": _memory(client) / 2**20,
         }
 
@@ -118,9 +123,19 @@ def _last(client: Client) -> dict[str, Any]:
     return entry
 
 
-def _allocated(pages: Path, client: Client, name: str) -> int:
-    id = client.execute("query-snapshot", name=name)["id"]
-    return sum(path.stat().st_blocks * 512 for path in pages.iterdir() if path.name.startswith(id))
+def _allocated(pages: Path) -> int:
+    return sum(path.stat().st_blocks * 512 for path in pages.iterdir())
+
+
+def _of_allowed(client: Client, pages: Path, sizes: list[int], gib: int) -> Iterator[float]:
+    """Yield what each snapshot takes, of its pages + 64 KiB + 0.1 % of RAM."""
+    ids = {snapshot["name"]: snapshot["id"] for snapshot in client.execute("query-snapshots")}
+    names = ["first", *(f"s-{number}" for number in range(ROUNDS))]
+    store = PageStore.open(pages, clean=False)
+    for (parent, name), (before, after) in zip(pairwise(names), pairwise(sizes), strict=True):
+        written = len(store.map(ids[parent]).differing(store.map(ids[name])))
+        yield (after - before) / (written * PAGE + (64 << 10) + (gib << 30) // 1000)
+    store.close()
 
 
 def _memory(client: Client) -> int:
