@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -95,7 +96,9 @@ class Session:
         self._on_event = on_event
         self._waiting: dict[str, tuple[Mapping[str, object], Answered]] = {}  # in the order in which QEMU answers
         self._expected: list[tuple[Callable[[Event], bool], asyncio.Future[Event]]] = []
-        self._sent = 0
+        prefix = f"snaptree-{os.urandom(8).hex()}"
+        # QEMU may send the next client what the last one, now dead, was still owed: no id of ours comes twice.
+        self._ids = (f"{prefix}-{number}" for number in itertools.count(1))
         self._may_send = asyncio.Event()
         self._may_send.set()
         self._fd_turn = asyncio.Lock()
@@ -241,8 +244,7 @@ class Session:
     def _send(
         self, message: Mapping[str, object], write: Callable[[Mapping[str, object]], bytes], answered: Answered
     ) -> None:
-        self._sent += 1
-        id = f"snaptree-{self._sent}"
+        id = next(self._ids)
         line = write({**message, "id": id})
         if len(line) > MESSAGE_MAX_BYTES:
             # QEMU's answer, which it would follow by an error about the rest of the message.

@@ -155,6 +155,25 @@ def test_an_answer_that_nobody_waits_for_any_more_is_nobody_elses(tmp_path: Path
     talk(tmp_path, late, use)
 
 
+def test_an_answer_to_a_client_that_is_dead_is_not_taken_for_ones_own(tmp_path: Path) -> None:
+    owed: list[str] = []
+
+    def owing(commands: list[dict[str, Any]], say: Say) -> None:
+        say(*({"return": "of the dead one", "id": id} for id in owed))
+        owed.append(commands[-1]["id"])
+        echo(commands, say)
+
+    async def use(session: Session) -> None:
+        assert await session.execute("first") == "first"
+        assert await session.execute("second") == "second"
+
+    for name in ("a", "b"):
+        folder = tmp_path / name
+        folder.mkdir()
+        talk(folder, owing, use)
+    assert len(set(owed)) == 4
+
+
 def test_the_end_of_the_connection_fails_what_waits_and_what_comes_later(tmp_path: Path) -> None:
     async def use(session: Session) -> None:
         waiting = asyncio.create_task(session.execute("wait"))
