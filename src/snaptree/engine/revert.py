@@ -51,9 +51,7 @@ async def revert(vm: VM, plan: Plan, found: Ready, *, client: str, clock: Stopwa
             pause.stay = True  # until it is known what QEMU has done
             await _Reverting(vm, plan, found, pause, client=client, clock=clock).perform()
             trace.point("load.loaded")
-            # It is durable with what is noted next.  A host that crashes before takes the guest with it, and the next
-            # start finds the disks where the load has brought them, or brings them there.
-            await vm.disk(vm.catalog.set_step, "loaded", plan.to_json(), durable=False)
+            await vm.disk(vm.catalog.set_step, "loaded", plan.to_json())
             vm.broken = ""
             vm.warm = True
             vm.stands = Stands(plan.id, pause.resumed_before)
