@@ -99,5 +99,18 @@ def strike(fault: Fault, supervisor: int, qemu: int | None) -> None:
     if fault in ("supervisor", "both"):
         kill(supervisor)
     else:
-        with ending(supervisor):
-            os.kill(supervisor, signal.SIGCONT)
+        go_on(supervisor)
+
+
+def go_on(supervisor: int) -> None:
+    """Continue a supervisor that is stopped, again at each point that it comes by and stops at, until it has ended."""
+    pidfd = os.pidfd_open(supervisor)
+    try:
+        os.kill(supervisor, signal.SIGCONT)
+        end = time.monotonic() + _END_TIMEOUT_MS / 1000
+        while not select.select([pidfd], [], [], _POLL_S)[0]:
+            if state_of(supervisor) == "T":
+                os.kill(supervisor, signal.SIGCONT)
+            assert time.monotonic() < end, f"process {supervisor} does not end (it is in state {state_of(supervisor)})"
+    finally:
+        os.close(pidfd)
