@@ -9,7 +9,6 @@ from collections.abc import Callable
 import pytest
 from tests.framework.atrest import FULL, LAST, PAGED, AtRest, flip
 from tests.framework.waiting import wait_until
-from tests.functional.main.moments import go_on
 
 NIL = "00000000-0000-0000-0000-000000000000"
 REMNANT = f"half@11111111-1111-4111-8111-111111111111^{NIL}"
@@ -83,8 +82,9 @@ def cut_off(dev: AtRest, point: str, *command: str) -> None:
     """Kill the supervisor at a point of an operation, and QEMU with it."""
     dev.vm.env["SNAPTREE_TRACE"] = f"{point}=kill"
     try:
+        since = dev.vm.serial_end()
         dev.vm.run()
-        go_on(dev.vm)  # the disks are at no snapshot any more
+        dev.vm.wait_states(2, since)  # the disks are at no snapshot any more
         dev.vm.cli(*command, check=False)
     finally:
         del dev.vm.env["SNAPTREE_TRACE"]
