@@ -122,7 +122,11 @@ def checksums(*paths: Path) -> dict[str, str]:
 
 
 def remains(vm: TestVM) -> Mapping[str, object]:
-    """Return all that VMs of a test leave in the system: what is there before and after must be the same."""
+    """Return all that VMs of a test leave in the system: what is there before and after must be the same.
+
+    A client that has just gone may still be connected: that is waited for.
+    """
+    wait_until(lambda: not _connected(vm), "the end of the last client's connection")
     pids = processes.marked(str(vm.root))
     # The folder stays that says which forks there are, and what SQLite keeps as long as a catalog is open.
     ignored = {"forks", "catalog.sqlite-wal", "catalog.sqlite-shm"}
@@ -137,6 +141,14 @@ def remains(vm: TestVM) -> Mapping[str, object]:
         "memory": sorted(path.name for path in Path("/dev/shm").iterdir() if "snaptree" in path.name),
         "descriptors": [_descriptors(pid) for pid in pids],
     }
+
+
+def _connected(vm: TestVM) -> bool:
+    """Say whether a client is connected to a supervisor."""
+    lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
+    return any(
+        words[5] == "03" and words[-1].startswith(str(vm.root)) and words[-1].endswith("/qmp.sock") for words in lines
+    )
 
 
 def _descriptors(pid: int) -> list[str]:

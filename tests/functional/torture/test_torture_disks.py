@@ -74,8 +74,9 @@ def end(vm: TestVM) -> None:
     directory = vm.home / "vms" / "dev"
     supervisor = supervisor_of(directory)
     running = json.loads((directory / "running.json").read_text()) if (directory / "running.json").exists() else {}
+    ours = set(processes.marked(str(vm.root)))
     for pid in (running.get("qemu_pid"), supervisor):
-        if pid and str(vm.root) in processes.command_line(pid):
+        if pid in ours:
             kill(pid)
 
 
