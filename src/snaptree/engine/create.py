@@ -18,10 +18,11 @@ from ..model.reason import Reason
 from ..model.snapshot import Snapshot
 from ..qemu.facts import Facts
 from ..qemu.jobs import dismiss, dismiss_soon, run_job
+from ..qemu.together import all_ended
 from . import images, tags, trace
 from .moments import Stands
 from .pause import Pause, paused
-from .ramway import all_ended, in_job, in_thread
+from .ramway import in_job, in_thread
 from .room import explain_create
 from .saved import Plan, Wanted, doubt_parent, new_plan, whole
 from .status import create_reasons
@@ -173,8 +174,7 @@ async def _undoing(vm: VM, plan: Plan, client: str, clock: Stopwatch, work: Coro
 
 
 async def _finish(vm: VM, plan: Plan, client: str, clock: Stopwatch, taking: Taking | None) -> Snapshot:
-    files = [device["file"] for device in plan.snapshot["devices"]]
-    flushing = asyncio.create_task(asyncio.to_thread(images.flush, files))
+    flushing = asyncio.create_task(asyncio.to_thread(images.flush, plan.files))
     try:
         if taking is not None:
             await in_thread(taking.commit)

@@ -21,6 +21,7 @@ from ..model.snapshot import Snapshot
 from ..qcow2.image import Image
 from ..qcow2.vmstate import IGNORE_SHARED
 from ..qemu.session import Session
+from ..qemu.together import all_ended
 from . import ramway
 from .vm import VM
 
@@ -128,19 +129,17 @@ async def arrive(vm: VM, state: int, ram: Offered | None, *, go: bool) -> None:
     if ram is None:
         await offering
     else:
-        for ended in await asyncio.gather(map_ram(vm, ram), offering, return_exceptions=True):
-            if isinstance(ended, BaseException):
-                raise ended
+        await all_ended(map_ram(vm, ram), offering)
     await _take(vm.session)
     vm.warm = True
     vm.run_state = "paused"
     goes = [vm.session.execute("cont")] if go else []
-    await asyncio.gather(_set(vm.session, capabilities, on=False), *goes)
+    await asyncio.gather(ramway.set_capabilities(vm.session, capabilities, on=False), *goes)
 
 
 async def _offer(session: Session, state: int, capabilities: Sequence[str]) -> None:
     """Hand QEMU the pipe."""
-    await _set(session, capabilities, on=True)
+    await ramway.set_capabilities(session, capabilities, on=True)
     reply = await session.pass_on({"execute": "getfd", "arguments": {"fdname": FD_NAME}}, fd=state)
     if "error" in reply:
         raise QEMUFailed(f"QEMU did not take a descriptor: {reply['error']['desc']}")
@@ -166,11 +165,6 @@ async def _take(session: Session) -> None:
 def _status(event: Mapping[str, object]) -> str:
     data = event.get("data")
     return str(data.get("status")) if isinstance(data, dict) else ""
-
-
-async def _set(session: Session, capabilities: Sequence[str], *, on: bool) -> None:
-    states = [{"capability": name, "state": on} for name in capabilities]
-    await session.execute("migrate-set-capabilities", {"capabilities": states})
 
 
 async def map_ram(vm: VM, ram: Offered) -> None:
@@ -210,24 +204,16 @@ def _map(vm: VM, pid: int, backends: Sequence[tuple[str, str, int]], ram: Offere
     regions, reasons = find_regions(pid, wanted, seen=ram.seen.memory if ram.seen else None)
     if reasons and ram.seen:
         regions, reasons = find_regions(pid, wanted)
-    if reasons or {(r.block, r.size) for r in regions} != {(b.name, b.size) for b in ram.image.layout}:
+    if reasons or not ram.image.fits(regions):
         why = reasons[0].message if reasons else "It has other RAM blocks than the snapshot."
         raise SnaptreeError(f"The fork's QEMU cannot take the snapshot's RAM. {why}")
-    vm.ram_addresses = {region.block: region.address for region in regions}
-    note_addresses(vm)
+    ramway.note_addresses(vm, regions)
     forkram.map_image(pid, regions, ram.image, ram.inherited, code=ram.seen.code if ram.seen else None)
     vm.paged = paged = ramway.open_regions(vm, pid, [replace(r, private=True, covered=True) for r in regions])
     vm.memory_why = paged.tracker.why
     forkram.copy_rest(paged.ram, paged.store, ram.id, ram.image)
     paged.arm()
     paged.settle(ram.id)
-
-
-def note_addresses(vm: VM) -> None:
-    """Write down where RAM is, before QEMU's mappings no longer tell."""
-    running = vm.place.running()
-    if running is not None:
-        vm.place.write_running(replace(running, ram=vm.ram_addresses))
 
 
 def _fill(pipe: int, image: Path, snapshot: Snapshot) -> None:

@@ -55,6 +55,10 @@ class RAMImage:
         """The files that are mapped."""
         return tuple(dict.fromkeys(run.path for _, run in self.mapped if run.path is not None))
 
+    def fits(self, regions: Iterable[RAMRegion]) -> bool:
+        """Say whether a QEMU whose RAM lies there has the same blocks."""
+        return {(r.block, r.size) for r in regions} == {(b.name, b.size) for b in self.layout}
+
 
 def image_of(store: PageStore, id: str) -> RAMImage:
     """Return how to make a snapshot's RAM.

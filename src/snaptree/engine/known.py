@@ -11,6 +11,7 @@ from ..qemu.blockdevs import BlockDevice
 from ..qemu.facts import Facts, StaticFacts, gather, gather_devices, gather_static, refresh, refresh_then, with_tables
 from ..qemu.launch import Process
 from ..qemu.session import Session
+from ..qemu.together import all_ended
 from . import images
 
 
@@ -42,19 +43,21 @@ class KnownFacts:
                     self._known = known
         return facts
 
-    async def then(self, before: Facts | None, *last: Awaitable[object]) -> tuple[Facts | None, list[object]]:
+    async def then(self, before: Facts | None, *last: Awaitable[object]) -> Facts | None:
         """Do the last thing that the facts are asked for, and ask once more in the same breath.
 
         :param before: what was found out so far; ``None`` where nothing depends on it.
-        :return: the facts just before ``last``, ``None`` where all would have to be asked; and each end of ``last``.
+        :return: the facts just before ``last``; ``None`` where all would have to be asked.
+        :raises QEMUFailed, QEMUGone: where one of all that fails; each has ended then.
         """
         known = self._known
         if known is None or before is None:
-            return None, list(await asyncio.gather(*last, return_exceptions=True))
-        facts, ends = await refresh_then(self._execute, before, *last)
+            await all_ended(*last)
+            return None
+        facts = await refresh_then(self._execute, before, *last)
         if self._known is known:
             self._known = replace(known, facts=facts)
-        return facts, ends
+        return facts
 
     async def expected(self) -> Facts | None:
         """Return the facts as they must be now, by all that is known of a VM that runs; ``None`` where little is."""

@@ -128,8 +128,7 @@ def _map(
         _check_regions(regions, reasons, ram)
     except (SnaptreeError, OSError) as error:
         raise CannotMap(getattr(error, "message", str(error))) from error
-    vm.ram_addresses = {region.block: region.address for region in regions}
-    _note(vm)
+    ramway.note_addresses(vm, regions)
     trace.point("resume.mapping")
     try:
         forkram.map_image(pid, regions, ram.image, inherited)
@@ -166,7 +165,7 @@ def _check_regions(regions: Sequence[RAMRegion], reasons: Sequence[Reason], ram:
     """
     if reasons:
         raise CannotMap(reasons[0].message)
-    if {(r.block, r.size) for r in regions} != {(b.name, b.size) for b in ram.image.layout}:
+    if not ram.image.fits(regions):
         raise CannotMap("QEMU has other RAM blocks than the snapshot.")
     for region in regions:
         path = Path(region.path)
@@ -174,13 +173,6 @@ def _check_regions(regions: Sequence[RAMRegion], reasons: Sequence[Reason], ram:
             raise CannotMap(f"The RAM block {region.block} is in a file that is not ours.")
         if path.stat().st_blocks * 512 > region.size // 2:
             raise CannotMap(f"QEMU has taken the memory of the RAM block {region.block} already.")
-
-
-def _note(vm: VM) -> None:
-    """Write down where RAM is, which QEMU's mappings do not tell, before they don't."""
-    running = vm.place.running()
-    if running is not None:
-        vm.place.write_running(replace(running, ram=vm.ram_addresses))
 
 
 def settle(paged: PagedRAM, ram: LazyRAM) -> None:

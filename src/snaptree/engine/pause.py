@@ -74,14 +74,11 @@ async def paused(
     pause = Pause(vm, False, vm.resumed)
     try:
         try:
-            pause.facts, ends = await vm.facts_then(before, *begin)
+            pause.facts = await vm.facts_then(before, *begin)
         finally:
             pause.resumed_before, pause.was_running = vm.resumed, vm.stops != stops
         if pause.was_running:
             clock.stopped(vm.stopped_at_s)
-        for end in ends:
-            if isinstance(end, BaseException):
-                raise end
         yield pause
     except QEMUGone:
         pause.stay = True

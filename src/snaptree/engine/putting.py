@@ -32,7 +32,6 @@ class Putting:
         self._way_back = way_back
         self._staged: Pages = NONE
         self._need: Pages = NONE
-        self._differs: Pages = NONE
         self._kept_pages: Pages | None = None  # what was in them is in `kept`
 
     def prepare(self) -> None:
@@ -44,8 +43,8 @@ class Putting:
             sound.check(self._paged.store, self._id)
             return
         room = len(self._paged.staging)
-        self._differs = self._differing()
-        pages = np.union1d(self._differs, self._paged.tracker.peek(STAGED_PAGES))
+        self._need = self._differing()
+        pages = np.union1d(self._need, self._paged.tracker.peek(STAGED_PAGES))
         self._staged, rest = pages[:room], pages[room:]
         for start in range(0, len(self._staged), CHUNK_PAGES):
             part = self._staged[start : start + CHUNK_PAGES]
@@ -58,7 +57,7 @@ class Putting:
         if paged.base is None:
             paged.arm()
             return
-        self._differs = self._need = np.union1d(self._differs, paged.take())
+        self._need = np.union1d(self._need, paged.take())
         self._keep(self._need)
         paged.add_pending(self._need)
 

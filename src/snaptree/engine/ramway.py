@@ -10,8 +10,9 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
 
 from ..model.errors import PageStoreError, QEMUFailed, QEMUGone, Refused, SnaptreeError, UsageError
@@ -120,6 +121,14 @@ def _wanted_tracker() -> Literal["auto", "userfaultfd", "compare"]:
             return wanted
         case other:
             raise UsageError(f"{TRACKER} is {printable(other)}.", "It may be auto, userfaultfd or compare.")
+
+
+def note_addresses(vm: VM, regions: Iterable[RAMRegion]) -> None:
+    """Write down where RAM is, before QEMU's mappings no longer tell."""
+    vm.ram_addresses = {region.block: region.address for region in regions}
+    running = vm.place.running()
+    if running is not None:
+        vm.place.write_running(replace(running, ram=vm.ram_addresses))
 
 
 def memory_now(vm: VM, facts: Facts) -> tuple[Memory, str]:
@@ -232,7 +241,12 @@ async def stop_ignoring(session: Session) -> None:
 
 async def ignore_shared(session: Session, *, on: bool) -> None:
     """Let QEMU leave shared RAM out of what it saves or loads, or no more."""
-    await session.execute("migrate-set-capabilities", _ignoring(on=on))
+    await set_capabilities(session, (IGNORE_SHARED,), on=on)
+
+
+async def set_capabilities(session: Session, names: Iterable[str], *, on: bool) -> None:
+    """Turn migration capabilities on or off."""
+    await session.execute("migrate-set-capabilities", _states(names, on=on))
 
 
 async def stop_ignoring_soon(session: Session) -> None:
@@ -242,13 +256,13 @@ async def stop_ignoring_soon(session: Session) -> None:
         if isinstance(reply, dict) and "error" in reply:
             log.error("%s could not be turned off: %s", IGNORE_SHARED, reply["error"].get("desc"))
 
-    message = {"execute": "migrate-set-capabilities", "arguments": _ignoring(on=False)}
+    message = {"execute": "migrate-set-capabilities", "arguments": _states((IGNORE_SHARED,), on=False)}
     if not session.ask(message, answered):
         await ignore_shared(session, on=False)
 
 
-def _ignoring(*, on: bool) -> dict[str, object]:
-    return {"capabilities": [{"capability": IGNORE_SHARED, "state": on}]}
+def _states(names: Iterable[str], *, on: bool) -> dict[str, object]:
+    return {"capabilities": [{"capability": name, "state": on} for name in names]}
 
 
 async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -263,10 +277,3 @@ async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
         raise PageStoreError(
             f"RAM pages cannot be read or written{where}: {error.strerror or error}.", "Make room, and try again."
         ) from error
-
-
-async def all_ended(*works: Awaitable[object]) -> None:
-    """Do all at the same time; afterwards each has ended, also where one has failed: that is raised then."""
-    for end in await asyncio.gather(*works, return_exceptions=True):
-        if isinstance(end, BaseException):
-            raise end

@@ -93,7 +93,7 @@ async def _create(vm: VM, journal: Journal, same_qemu: bool, resume: bool) -> st
     clock = Stopwatch()
     try:
         # QEMU writes the tag onto a device only when the VM state is whole, so a tag on all devices means all of it.
-        await asyncio.to_thread(images.flush, [device["file"] for device in plan.snapshot["devices"]])
+        await asyncio.to_thread(images.flush, plan.files)
         snapshot = await create.finish(vm, plan)
     except QEMUFailed:
         await create.undo(vm, plan, journal.client, clock, "its supervisor ended in the middle; removed")

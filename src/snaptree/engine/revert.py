@@ -14,13 +14,14 @@ from ..model.snapshot import Snapshot
 from ..qemu.facts import Facts
 from ..qemu.jobs import dismiss, dismiss_soon, new_job_id, run_job
 from ..qemu.reset import reset_for_load
+from ..qemu.together import all_ended
 from . import images, trace
 from .automatic import Before
 from .halfway import HalfWay, Plan, certainly_untouched, mark_broken, publish_failure, states
 from .loadable import Ready
 from .moments import Stands
 from .pause import Pause, paused
-from .ramway import all_ended, generation_id, in_job, in_thread
+from .ramway import generation_id, in_job, in_thread
 from .stopwatch import Stopwatch
 from .vm import VM
 

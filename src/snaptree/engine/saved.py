@@ -51,6 +51,11 @@ class Plan:
         return asdict(self)
 
     @property
+    def files(self) -> list[str]:
+        """The images."""
+        return [str(device["file"]) for device in self.snapshot["devices"]]
+
+    @property
     def tag(self) -> str:
         """The tag on all devices."""
         return str(self.snapshot["tag"])

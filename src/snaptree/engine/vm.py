@@ -169,7 +169,7 @@ class VM:
         facts = await self.facts()
         return facts, against(facts)
 
-    async def facts_then(self, before: Facts | None, *last: Awaitable[object]) -> tuple[Facts | None, list[object]]:
+    async def facts_then(self, before: Facts | None, *last: Awaitable[object]) -> Facts | None:
         """Do the last thing that the facts are asked for, and ask once more; see :meth:`.known.KnownFacts.then`."""
         return await self._facts.then(before, *last)
 

@@ -15,6 +15,7 @@ from .blockdevs import BlockDevice, block_devices, closed_devices, read_only_dev
 from .blockgraph import parse_graph
 from .host import Host, look
 from .runstates import PRECONFIG, RESET_BEFORE_LOAD
+from .together import all_ended
 
 Query: TypeAlias = Callable[[str, Mapping[str, object] | None], Awaitable[Any]]
 """Executes a QMP command and returns its value; raises QEMUFailed where QEMU answers with an error."""
@@ -191,27 +192,21 @@ def with_tables(known: Facts, tables: Mapping[str, tuple[ImageSnapshot, ...]]) -
     return replace(known, devices=devices)
 
 
-async def refresh_then(query: Query, known: Facts, *last: Awaitable[object]) -> tuple[Facts, list[object]]:
+async def refresh_then(query: Query, known: Facts, *last: Awaitable[object]) -> Facts:
     """Ask as :func:`refresh`, and do the rest in the same breath: QEMU answers in order, and nothing comes between.
 
     Jobs and capabilities are not asked for where there were none: they begin by a command.
 
     :param last: commands to be executed after the questions.
-    :return: the facts of the moment before ``last``, and what came of each of ``last``: its value or its error.
-    :raises QEMUFailed: where QEMU doesn't even tell its run state; ``last`` was executed all the same.
+    :return: the facts of the moment before ``last``.
+    :raises QEMUFailed: where QEMU doesn't even tell its run state, or doesn't do one of ``last``; each was tried.
     :raises QEMUGone: where QEMU ends meanwhile.
     """
     still = not (known.jobs or known.block_jobs or known.capabilities)
     questions = (query("query-status", None), _ask(query, "query-migrate", {})) if still else _questions(query)
     # Tasks begin in their order, and each sends before it waits for the first time.
-    answers = await asyncio.gather(*questions, *last, return_exceptions=True)
-    asked: list[Any] = []
-    for answer in answers[: len(questions)]:
-        if isinstance(answer, BaseException):
-            raise answer
-        asked.append(answer)
-    passing = _Passing(asked[0], (), (), asked[1], ()) if still else _Passing(*asked)
-    return _with_passing(known, passing), answers[len(questions) :]
+    asked = (await all_ended(*questions, *last))[: len(questions)]
+    return _with_passing(known, _Passing(asked[0], (), (), asked[1], ()) if still else _Passing(*asked))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from typing import Any
 from ..model.errors import QEMUFailed
 from ..model.ids import new_id
 from .session import Session
+from .together import all_ended
 
 JOB_PREFIX = "snaptree-"
 POLL_FIRST_S = 0.0005
@@ -46,13 +47,7 @@ async def run_job(
     :raises QEMUGone: where QEMU ends meanwhile.
     """
     # Asked at once: a save or a load blocks QEMU, which then answers both.
-    started, job = await asyncio.gather(
-        session.execute(command, {"job-id": job_id, **arguments}), find_job(session, job_id), return_exceptions=True
-    )
-    if isinstance(started, BaseException):
-        raise started
-    if isinstance(job, BaseException):
-        raise job
+    _, job = await all_ended(session.execute(command, {"job-id": job_id, **arguments}), find_job(session, job_id))
     end = await _wait_job(session, job_id, job, keep=keep)
     if end.error:
         raise QEMUFailed(f"QEMU's {command} failed: {end.error.rstrip('.')}.")

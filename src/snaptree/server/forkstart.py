@@ -17,7 +17,7 @@ from ..catalog.opening import files_of as catalog_files
 from ..catalog.opening import open_catalog
 from ..engine import forked, origins
 from ..engine.forkdisks import View, make_overlay, write_view
-from ..model.errors import NotReady, Refused
+from ..model.errors import NotReady
 from ..model.snapshot import Device, Snapshot
 from ..places.files import private_directory, sync_all, write_json
 from ..places.places import VMPlace
@@ -150,8 +150,7 @@ async def _from_pages(place: VMPlace, origin: Source, lent: Lent, made: _Made, u
 
     options = Options(memory="pages")
     plan = starting.plan_ram(place, made.argv, origin.cwd, options)
-    if plan.way == "full":
-        raise Refused(f"The RAM of the VM {place.name} cannot be kept in pages: {plan.why}", plan.remedy)
+    starting.refuse_full(place, plan)
     with opened(lent.image.files) as inherited:
         supervised = starting.launch_qemu(
             place,
@@ -162,7 +161,7 @@ async def _from_pages(place: VMPlace, origin: Source, lent: Lent, made: _Made, u
             options=options,
             inherit=list(inherited.values()),
         )
-    memory = {"wanted": options.memory, "way": plan.way, "why": plan.reason}
+    memory = starting.memory_record(options, plan)
     making = asyncio.create_task(asyncio.to_thread(_make_rest, place, lent, made, memory, plan))
     flushing = asyncio.create_task(_flush_after(making, place, lent))
     seen: list[Awaitable[forked.Seen | None]] = []

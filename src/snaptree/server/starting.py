@@ -40,15 +40,18 @@ async def start(
     :raises QEMUStartFailed: where the program cannot be executed, or QEMU ends at its start.
     """
     plan = await asyncio.to_thread(plan_ram, place, argv, cwd, options)
-    if plan.way == "full" and options.memory == "pages":
-        raise Refused(f"The RAM of the VM {place.name} cannot be kept in pages: {plan.why}", plan.remedy)
+    if options.memory == "pages":
+        refuse_full(place, plan)
     if plan.way == "pages":
         ramfiles.check_memory(plan.ours, hostmemory.available())
 
     async def attempt(plan: RAMPlan) -> Supervised:
-        supervised = await _start(
-            place, plan, cwd, foreground=foreground, umask=umask, options=options, inherit=inherit
-        )
+        supervised = launch_qemu(place, plan, cwd, foreground=foreground, umask=umask, options=options, inherit=inherit)
+        try:
+            await supervised.connect_started(f"unix:{place.qemu_socket}")
+        except BaseException:
+            await supervised.abandon()
+            raise
         supervised.memory_wanted, supervised.memory_why = options.memory, plan.reason
         return supervised
 
@@ -66,7 +69,7 @@ async def start(
         last = error.message.splitlines()[-1]
         plan = rambackend.full(argv, f"With RAM in a file of ours QEMU does not start: {last}", _SCRIPT)
         supervised = await attempt(plan)
-    return supervised, {"wanted": options.memory, "way": plan.way, "why": plan.reason}
+    return supervised, memory_record(options, plan)
 
 
 _SCRIPT = "Where a script starts QEMU, give -machine and -m on the command line, not in the script."
@@ -103,23 +106,15 @@ def plan_ram(place: VMPlace, argv: Sequence[str], cwd: Path, options: Options) -
         return rambackend.full(argv, error.message, "Begin the command line with QEMU, or a script that only calls it.")
 
 
-async def _start(
-    place: VMPlace,
-    plan: RAMPlan,
-    cwd: Path,
-    *,
-    foreground: bool,
-    umask: int,
-    options: Options,
-    inherit: Sequence[int],
-) -> Supervised:
-    supervised = launch_qemu(place, plan, cwd, foreground=foreground, umask=umask, options=options, inherit=inherit)
-    try:
-        await supervised.connect_started(f"unix:{place.qemu_socket}")
-    except BaseException:
-        await supervised.abandon()
-        raise
-    return supervised
+def refuse_full(place: VMPlace, plan: RAMPlan) -> None:
+    """:raises Refused: where RAM cannot be kept in pages; to be called where nothing else will do."""
+    if plan.way == "full":
+        raise Refused(f"The RAM of the VM {place.name} cannot be kept in pages: {plan.why}", plan.remedy)
+
+
+def memory_record(options: Options, plan: RAMPlan) -> dict[str, str]:
+    """Return what ``command.json`` shall say of memory; :func:`read_memory` reads it."""
+    return {"wanted": options.memory, "way": plan.way, "why": plan.reason}
 
 
 def launch_qemu(
