@@ -76,6 +76,19 @@ def test_more_ranges_than_one_call_returns_are_all_told(watch: int, monkeypatch:
         tracked.close()
 
 
+def test_ranges_that_several_cores_scan_are_told_in_order(watch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("snaptree.memory.pagemap.SPAN_BYTES", 64 * 4096)
+    monkeypatch.setattr("snaptree.memory.pagemap.REGIONS_AT_ONCE", 16)
+    with OwnRAM(PAGES) as own, watched(watch, own) as ram:
+        tracked = tracker.choose(os.getpid(), ram, "userfaultfd")
+        tracked.arm()
+        written = [0, 63, 64, 65, *range(100, 300, 2), 1000, *range(1500, 1700), 2999]
+        own.pages[written, 0] = 1
+        assert tracked.take().tolist() == written
+        assert tracked.take().size == 0
+        tracked.close()
+
+
 def test_of_private_mappings_what_was_written_is_told_once_and_nothing_else_takes_page_tables(watch: int) -> None:
     pages = 1 << 18
     with OwnRAM(10, "a") as shared, OwnRAM(pages, "b", covered=True) as own, watched(watch, shared, own) as ram:
