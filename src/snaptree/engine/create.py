@@ -119,6 +119,7 @@ async def _taking(vm: VM, id: str) -> AsyncIterator[Taking | None]:
 
 async def _copy(vm: VM, taking: Taking, clock: Stopwatch) -> None:
     """Copy RAM while the VM runs, until little is left that was written meanwhile."""
+    await in_thread(taking.prepare)
     while await in_thread(taking.wants_round):
         async with vm.exclusive(), paused(vm, clock):
             await in_thread(taking.mark)

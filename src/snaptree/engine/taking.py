@@ -24,8 +24,8 @@ ROUNDS_MAX = 6
 class Taking:
     """One snapshot's RAM being taken.
 
-    In this order: while :meth:`wants_round`, :meth:`mark` in a stop and :meth:`copy` after it; then :meth:`last` in the
-    last stop; then :meth:`commit`.  Or at any time :meth:`abort`.
+    In this order: :meth:`prepare`; while :meth:`wants_round`, :meth:`mark` in a stop and :meth:`copy` after it; then
+    :meth:`last` in the last stop; then :meth:`commit`.  Or at any time :meth:`abort`.
 
     :raises PageStoreError, OSError: from each of them where pages cannot be read or written.
     """
@@ -54,6 +54,11 @@ class Taking:
         # A guest that writes faster than we copy is not caught up with by another round.
         return count > FEW_PAGES and count < self._written_in_round
 
+    def prepare(self) -> None:
+        """Do ahead what makes the first stop long, where all of RAM is to be copied.  The VM may run."""
+        if self._all:
+            self._paged.tracker.prepare()
+
     def mark(self) -> None:
         """Take the list of what was written so far, and arm the tracker anew.  The VM stands still."""
         self._rounds += 1
@@ -72,6 +77,7 @@ class Taking:
             self._put_all()
             self._all = False
         self._todo = NONE
+        self._writer.flush()  # else QEMU's flushes in the next stop would wait for all of this
 
     def last(self) -> None:
         """Take what was written since, and copy it.  The VM stands still, in its last stop."""

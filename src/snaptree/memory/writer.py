@@ -7,12 +7,14 @@ a segment whose snapshot never came to be can be told: its staged index is still
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..model.errors import PageStoreError
 from . import disk
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from .store import PageStore
 
 T = TypeVar("T")
+Scalar = TypeVar("Scalar", np.uint8, np.uint32)
 
 _PART: Final = 1024
 """Pages that are worked on together: 4 MiB stay in the processor's cache."""
@@ -83,12 +86,11 @@ class Writer:
         most = self._pages if self._flat else self._pages + leaves
         self._first = store.segments.room(most)
         self._next = self._first + (self._pages if self._flat else 0)
-        # Memory that is never touched takes no room: what a small delta needs is small.
-        self._slots = np.zeros((leaves, LEAF), np.uint32)
-        self._before = np.zeros((leaves, LEAF), np.uint32)
+        self._slots = _sparse(leaves * LEAF, np.uint32).reshape(leaves, LEAF)
+        self._before = _sparse(leaves * LEAF, np.uint32).reshape(leaves, LEAF)
         self._loaded = np.zeros(leaves, np.bool_)
-        self._checksums = np.zeros(most, np.uint32)
-        self._state = np.zeros(self._pages, np.uint8)
+        self._checksums = _sparse(most, np.uint32)
+        self._state = _sparse(leaves * LEAF, np.uint8).reshape(leaves, LEAF)
         self._abandoned = np.empty(0, np.uint32)
         self._scratch: Bytes | None = None
         self._fd = -1
@@ -113,6 +115,16 @@ class Writer:
         if len(pages) and (pages[0] < 0 or pages[-1] >= self._pages or (np.diff(pages) <= 0).any()):
             raise ValueError("pages are not ascending, or behind the end of RAM")
         self._guarded(lambda: self._put_all(pages, content))
+
+    def flush(self) -> None:
+        """Write back what was put so far, so that little is left to do for a commit.
+
+        Nor for anybody else who flushes a file of this file system meanwhile: ext4's journal takes all along.
+
+        :raises PageStoreError: where it cannot be written.
+        """
+        if self._fd >= 0:
+            self._guarded(lambda: disk.sync(self._fd))
 
     def commit(self) -> Written:
         """Make the snapshot: when this returns it is there and durable.
@@ -168,7 +180,7 @@ class Writer:
         rows = np.flatnonzero(new)
         self._store_pages(mine[new], rows, content)
         self._checksums[mine[new].astype(np.int64) - self._first] = sums[new]
-        self._state[pages] = np.where(as_base, _SAME, np.where(zero, _ZERO, _NEW))
+        self._state.reshape(-1)[pages] = np.where(as_base, _SAME, np.where(zero, _ZERO, _NEW))
 
     def _load(self, leaves: Pages) -> None:
         """Copy the base's slots of these leaves, once."""
@@ -243,7 +255,7 @@ class Writer:
         self._rename(segment, header)
         self._end()
         size = 0 if segment is None else PAGE + 4 * count + PAGE * int(np.count_nonzero(self._checksums[:count]))
-        _, same, zero, new = np.bincount(self._state, minlength=4).tolist()
+        _, same, zero, new = np.bincount(self._state[self._loaded].reshape(-1), minlength=4).tolist()
         return Written(new, same, zero, size + len(data))
 
     def _rename(self, segment: SegmentHeader | None, header: IndexHeader) -> None:
@@ -292,3 +304,11 @@ class Writer:
             root[leaves] = entries(Kind.TABLE, np.count_nonzero(self._slots[leaves], axis=1), places)
             self._next += len(leaves)
         return root
+
+
+def _sparse(count: int, kind: type[Scalar]) -> NDArray[Scalar]:
+    """Return zeros that take memory only where they are touched, so that what a small delta needs is small.
+
+    numpy's own zeros do so only while malloc takes them afresh from the kernel, and then asks for huge pages.
+    """
+    return np.frombuffer(mmap.mmap(-1, max(1, count) * np.dtype(kind).itemsize), kind, count)
