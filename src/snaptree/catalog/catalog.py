@@ -1,7 +1,8 @@
 """The catalog of one VM: snapshots, current, history, journal.  Not for: the images, which are the truth.
 
-Every method is one transaction, durable when it returns; what SQLite cannot do becomes a :class:`CatalogError`.
-One thread at a time may use a catalog.
+Every method is one transaction; what SQLite cannot do becomes a :class:`CatalogError`.  It is durable when it returns;
+where ``durable`` is false, only against a crash of this process: a crash of the host may undo it, together with all
+that was written after it.  One thread at a time may use a catalog.
 """
 
 from __future__ import annotations
@@ -164,27 +165,18 @@ class Catalog:
 
     # -- writing
 
-    def begin(self, journal: Journal) -> None:
-        """Note durably that an operation begins; there is only one at a time."""
-        with self._transaction() as db:
+    def begin(self, journal: Journal, *, durable: bool = True) -> None:
+        """Note that an operation begins; there is only one at a time."""
+        with self._transaction(durable=durable) as db:
             db.execute(
                 "INSERT INTO journal (only, operation, started_ns, client, step, plan) VALUES (1, ?, ?, ?, ?, ?)",
                 (journal.operation, journal.started_ns, journal.client, journal.step, json.dumps(dict(journal.plan))),
             )
 
     def set_step(self, step: str, plan: Mapping[str, object], *, durable: bool = True) -> None:
-        """Note how far the operation under way has come.
-
-        :param durable: against a crash of the host too; else only against one of this process, in a tenth of the time.
-        """
-        if not durable:
-            self._db.execute("PRAGMA synchronous = OFF")
-        try:
-            with self._transaction() as db:
-                db.execute("UPDATE journal SET step = ?, plan = ?", (step, json.dumps(dict(plan))))
-        finally:
-            if not durable:
-                self._db.execute("PRAGMA synchronous = FULL")
+        """Note how far the operation under way has come."""
+        with self._transaction(durable=durable) as db:
+            db.execute("UPDATE journal SET step = ?, plan = ?", (step, json.dumps(dict(plan))))
 
     def created(self, snapshot: Snapshot, entry: Entry) -> None:
         """Add a snapshot, make it current, and end the operation."""
@@ -192,12 +184,12 @@ class Catalog:
             db.execute(_INSERT, to_row(snapshot))
             _set_current(db, Current(snapshot.id))
 
-    def loaded(self, id: str, entry: Entry, undo: Undo | None = None) -> None:
+    def loaded(self, id: str, entry: Entry, undo: Undo | None = None, *, durable: bool = True) -> None:
         """Make a snapshot current, and end the operation.
 
         :param undo: where the VM was before; ``None`` leaves what is known of that.
         """
-        with self._ending(entry) as db:
+        with self._ending(entry, durable=durable) as db:
             _set_current(db, Current(id))
             _set_undo(db, undo)
             db.execute("DELETE FROM state WHERE key = 'broken'")
@@ -277,8 +269,10 @@ class Catalog:
             raise damaged(self._path, error) from error
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
         try:
+            # NORMAL writes the log without a flush, and flushes it before its content goes into the database.
+            self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
@@ -291,8 +285,8 @@ class Catalog:
             raise damaged(self._path, error) from error
 
     @contextmanager
-    def _ending(self, *entries: Entry, last: bool = True) -> Iterator[sqlite3.Connection]:
-        with self._transaction() as db:
+    def _ending(self, *entries: Entry, last: bool = True, durable: bool = True) -> Iterator[sqlite3.Connection]:
+        with self._transaction(durable=durable) as db:
             yield db
             db.executemany(
                 "INSERT INTO history"

@@ -14,6 +14,9 @@ from . import images
 from .stopwatch import Stopwatch
 from .vm import VM
 
+REVERTED = frozenset({"reverted", "loaded"})
+"""The steps of a load's journal after QEMU has reverted all disks; the guest may have written to them since."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:

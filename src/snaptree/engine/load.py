@@ -15,7 +15,7 @@ from ..qemu.jobs import dismiss_soon
 from . import images, trace
 from .automatic import Before
 from .halfway import HalfWay, Plan
-from .loadable import ready
+from .loadable import Ready, ready
 from .moments import ClockSeen
 from .present import keep_before, prune
 from .revert import new_plan, revert
@@ -88,9 +88,7 @@ async def load_held(
         flushing = asyncio.create_task(asyncio.to_thread(images.flush, vm.files()))
         try:
             found = await ready(vm, snapshot, allow_resize=allow_resize)
-            plan = await asyncio.to_thread(new_plan, snapshot, found.facts, before)
-            trace.point("load.planned")
-            await vm.disk(vm.catalog.begin, Journal("load", time.time_ns(), client, plan.to_json()))
+            plan = await vm.disk(_begin, vm, snapshot, found, before, client)
         finally:
             await flushing
         trace.point("load.begun")
@@ -104,7 +102,7 @@ async def load_held(
                 " nothing was lost.",
                 f"Mend the cause and load {plan.name} again, or load another snapshot.",
             ) from error
-    loaded = await finish(vm, plan, snapshot, client, clock, before=before)
+    loaded = await finish(vm, plan, snapshot, client, clock, before=before, reverted=True)
     if before.kept is not None:
         await prune(vm, client=client)
     if stuck:
@@ -127,12 +125,10 @@ async def go_back(vm: VM, back: Snapshot, *, goes_on: bool, client: str) -> bool
     clock = Stopwatch()
     try:
         found = await ready(vm, back, allow_resize=True, way_back=False)
-        plan = await asyncio.to_thread(new_plan, back, found.facts, NOTHING)
-        plan = replace(plan, was_running=goes_on, returning=True)
-        await vm.disk(vm.catalog.begin, Journal("load", time.time_ns(), client, plan.to_json()))
+        plan = await vm.disk(_begin, vm, back, found, NOTHING, client, goes_on=goes_on)
         trace.point("load.returning")
         await revert(vm, plan, found, client=client, clock=clock)
-        await finish(vm, plan, back, client, clock)
+        await finish(vm, plan, back, client, clock, reverted=True)
     except QEMUGone:
         raise
     except SnaptreeError as error:
@@ -141,14 +137,39 @@ async def go_back(vm: VM, back: Snapshot, *, goes_on: bool, client: str) -> bool
     return True
 
 
+def _begin(
+    vm: VM, snapshot: Snapshot, found: Ready, before: Before, client: str, *, goes_on: bool | None = None
+) -> Plan:
+    """Note that a load begins; not durably yet, :func:`.revert.revert` does so before anything is touched.
+
+    :param goes_on: it goes back after another that failed half way, and the VM runs afterwards, or not.
+    """
+    plan = new_plan(snapshot, found.facts, before)
+    if goes_on is not None:
+        plan = replace(plan, was_running=goes_on, returning=True)
+    trace.point("load.planned")
+    vm.catalog.begin(Journal("load", time.time_ns(), client, plan.to_json()), durable=False)
+    return plan
+
+
 async def finish(
-    vm: VM, plan: Plan, snapshot: Snapshot, client: str, clock: Stopwatch, *, before: Before = NOTHING
+    vm: VM,
+    plan: Plan,
+    snapshot: Snapshot,
+    client: str,
+    clock: Stopwatch,
+    *,
+    before: Before = NOTHING,
+    reverted: bool = False,
 ) -> Loaded:
-    """Note that the snapshot was loaded, and is current."""
+    """Note that the snapshot was loaded, and is current.
+
+    :param reverted: :func:`.revert.revert` has just noted it in the lineage, and durably that QEMU has loaded.
+    """
     if any(size != vm.attached[name].size for name, size in _sizes(snapshot).items() if name in vm.attached):
         vm.forget_facts()  # a disk has its old size again
     vm.clock_seen = ClockSeen(snapshot.id, snapshot.vm_clock_ns, clock.stopped_at_s)
-    entry = await vm.disk(_note, vm, snapshot, plan, client, clock)
+    entry = await vm.disk(_note, vm, snapshot, plan, client, clock, reverted=reverted)
     await dismiss_soon(vm.session, plan.job_id)
     trace.point("load.done")
     vm.publish(
@@ -164,11 +185,15 @@ async def finish(
     return Loaded(snapshot, entry.duration_ms, entry.pause_ms, before.kept, before.not_kept)
 
 
-def _note(vm: VM, snapshot: Snapshot, plan: Plan, client: str, clock: Stopwatch) -> Entry:
-    """Note durably that the VM is at the snapshot, first where a lost catalog comes back from."""
-    append(vm.place.lineage, time.time_ns(), load_record(snapshot.id, plan.undo))
+def _note(vm: VM, snapshot: Snapshot, plan: Plan, client: str, clock: Stopwatch, *, reverted: bool) -> Entry:
+    """Note that the VM is at the snapshot, first where a lost catalog comes back from.
+
+    Where the journal says durably that QEMU has loaded, a crash of the host that undoes this is followed by it again.
+    """
+    if not reverted:
+        append(vm.place.lineage, time.time_ns(), load_record(snapshot.id, plan.undo))
     entry = vm.entry_now("load", snapshot.name, snapshot.id, client, clock=clock)
-    vm.catalog.loaded(snapshot.id, entry, plan.undo)
+    vm.catalog.loaded(snapshot.id, entry, plan.undo, durable=not reverted)
     return entry
 
 

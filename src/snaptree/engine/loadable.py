@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from ..model.errors import NotReady, PageStoreError
 from ..model.reason import Reason
@@ -39,9 +39,19 @@ class Ready:
         _refuse(self.snapshot, load_reasons(now, self.snapshot, allow_resize=self.allow_resize))
 
 
+def refuse_damaged(snapshot: Snapshot, error: PageStoreError) -> NoReturn:
+    """:raises NotReady: as its pages cannot be read."""
+    reason = Reason("pages-damaged", error.message, "Load another snapshot; `snaptree check` says more.")
+    raise _not_ready(snapshot, (reason,)) from error
+
+
 def _refuse(snapshot: Snapshot, reasons: tuple[Reason, ...]) -> None:
     if reasons:
-        raise NotReady(f"{snapshot.name} cannot be loaded now: {reasons[0].message}", reasons[0].remedy, reasons)
+        raise _not_ready(snapshot, reasons)
+
+
+def _not_ready(snapshot: Snapshot, reasons: tuple[Reason, ...]) -> NotReady:
+    return NotReady(f"{snapshot.name} cannot be loaded now: {reasons[0].message}", reasons[0].remedy, reasons)
 
 
 async def ready(vm: VM, snapshot: Snapshot, *, allow_resize: bool, way_back: bool = True) -> Ready:
@@ -61,9 +71,9 @@ async def ready(vm: VM, snapshot: Snapshot, *, allow_resize: bool, way_back: boo
         if here != file:
             head = await asyncio.to_thread(images.vm_state_head, here, snapshot.tag)
         reasons = tuple(ram_reasons(vm, snapshot, head))
-    if not reasons and unreadable is not None:
-        reasons = (Reason("pages-damaged", unreadable.message, "Load another snapshot; `snaptree check` says more."),)
     _refuse(snapshot, reasons)
+    if unreadable is not None:
+        refuse_damaged(snapshot, unreadable)
     return Ready(snapshot, allow_resize, facts, ram)
 
 

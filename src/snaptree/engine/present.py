@@ -81,6 +81,8 @@ async def keep_before(
     if vm.broken:
         return before_broken(current, snapshot)
     if keep is False:
+        if vm.run_state == "running" and not _stands(vm, snapshot):
+            return discarding(current)
         facts, _ = await vm.facts_for(lambda facts: ())
         changed = await _has_changed(vm, facts, snapshot)
         return discarding(current) if changed else before_unchanged(target, current, snapshot)
@@ -157,11 +159,17 @@ async def _has_changed(vm: VM, facts: Facts, snapshot: Snapshot | None) -> bool:
     return any(found is not True for found in at)
 
 
+def _stands(vm: VM, snapshot: Snapshot | None) -> bool:
+    """Say whether the VM is known not to have been continued since the snapshot."""
+    stands = vm.stands
+    return stands is not None and snapshot is not None and (stands.id, stands.resumed) == (snapshot.id, vm.resumed)
+
+
 async def _ram_has_changed(vm: VM, facts: Facts, snapshot: Snapshot) -> bool:
     """Say whether the VM has run since the snapshot; where that can't be known, it has."""
     if facts.run_state in NOTHING_RUN:
         return False
-    if vm.stands is not None and vm.stands.id == snapshot.id and vm.resumed == vm.stands.resumed:
+    if _stands(vm, snapshot):
         return False
     paged = vm.paged
     if paged is None or paged.base != snapshot.id:

@@ -1,7 +1,8 @@
 """Putting a snapshot's RAM back in place.  Not for: QEMU's part of a load, which comes after.
 
-Only pages that differ between now and the snapshot are written.  All that the store holds of them is read and checked
-before the VM is stopped, so a damaged page refuses the load while nothing has been touched.
+Only pages that differ between now and the snapshot are written.  What the store holds of them is read and checked
+before any is written, nearly all of it before the VM is stopped, so a damaged page refuses the load while nothing has
+been touched.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from ..memory import sound
 from ..memory.pages import Bytes, Pages, chunks, same
 from ..memory.ram import new_content
 from ..qemu.vmgenid import is_generation_page
-from .paged import CHUNK_PAGES, NONE, STAGED_PAGES, PagedRAM, without
+from .paged import CHUNK_PAGES, NONE, PagedRAM, without
 
 
 class Putting:
@@ -30,8 +31,11 @@ class Putting:
         self._id = id
         self._target = paged.store.map(id)
         self._way_back = way_back
-        self._staged: Pages = NONE
+        self._staged: list[Pages] = []  # their content lies in `staging`, one after the other
+        self._room = len(paged.staging)
+        self._rest: Pages = NONE  # of the need, what is not staged
         self._need: Pages = NONE
+        self._written = False
         self._kept_pages: Pages | None = None  # what was in them is in `kept`
 
     def prepare(self) -> None:
@@ -42,22 +46,26 @@ class Putting:
         if self._paged.base is None:
             sound.check(self._paged.store, self._id)
             return
-        room = len(self._paged.staging)
         self._need = self._differing()
-        pages = np.union1d(self._need, self._paged.tracker.peek(STAGED_PAGES))
-        self._staged, rest = pages[:room], pages[room:]
-        for start in range(0, len(self._staged), CHUNK_PAGES):
-            part = self._staged[start : start + CHUNK_PAGES]
-            self._read(part, self._paged.staging[start : start + len(part)])
-        self._check(rest)
+        self._rest = self._stage(self._need)
+        self._check(self._rest)
 
     def look(self) -> None:
-        """Find out what is to be written, and remember what is there.  The VM stands still."""
+        """Find out what is to be written, read that too, and remember what is there.  The VM stands still.
+
+        What the VM has written since its base is looked for only here: looking for it before takes as long again, and
+        is seldom much.
+
+        :raises PagesDamaged: where a page is not what was stored; nothing was changed.
+        """
         paged = self._paged
         if paged.base is None:
             paged.arm()
             return
-        self._need = np.union1d(self._need, paged.take())
+        taken = paged.take()
+        new = without(taken, self._need)
+        self._rest = np.union1d(self._rest, self._stage(new) if paged.tracker.exact else new)
+        self._need = np.union1d(self._need, new)
         self._keep(self._need)
         paged.add_pending(self._need)
 
@@ -67,12 +75,15 @@ class Putting:
         Effects on failure: RAM is of neither moment; which pages may differ is known.
         """
         paged = self._paged
+        self._written = True
         if paged.base is None:
             self._restore(self._everything())
             return
-        if len(self._staged):
-            paged.ram.scatter(self._staged, paged.staging[: len(self._staged)])
-        self._restore(without(self._need, self._staged))
+        at = 0
+        for pages in self._staged:
+            paged.ram.scatter(pages, paged.staging[at : at + len(pages)])
+            at += len(pages)
+        self._restore(self._rest)
 
     def settle(self, guid: str = "") -> None:
         """Put back what QEMU wrote into RAM while loading (a reset copies ROMs there).  The VM stands still.
@@ -98,6 +109,17 @@ class Putting:
         self._paged.ram.scatter(self._kept_pages, self._paged.kept[: len(self._kept_pages)])
         return True
 
+    def _stage(self, pages: Pages) -> Pages:
+        """Read these pages as long as there is room for them; return the rest."""
+        room = self._paged.staging[len(self._paged.staging) - self._room :]
+        staged, rest = pages[: self._room], pages[self._room :]
+        for start in range(0, len(staged), CHUNK_PAGES):
+            part = staged[start : start + CHUNK_PAGES]
+            self._read(part, room[start : start + len(part)])
+        self._staged.append(staged)
+        self._room -= len(staged)
+        return rest
+
     def _differing(self) -> Pages:
         """Return the pages that differ for sure between what RAM is known to be like and the snapshot."""
         paged = self._paged
@@ -110,7 +132,8 @@ class Putting:
         return np.union1d(self._paged.stored(self._id), self._paged.populated())
 
     def _keep(self, need: Pages) -> None:
-        if self._way_back and len(need) <= len(self._paged.kept):
+        self._kept_pages = None
+        if self._way_back and not self._written and len(need) <= len(self._paged.kept):
             self._paged.ram.gather(need, self._paged.kept[: len(need)])
             self._kept_pages = need
 

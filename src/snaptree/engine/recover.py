@@ -109,10 +109,10 @@ async def _load(vm: VM, journal: Journal, same_qemu: bool, resume: bool) -> str:
     plan = halfway.read_plan(journal.plan)
     clock = Stopwatch()
     error = await _settle(vm, plan.job_id, keep=True) if same_qemu else None
-    if same_qemu and journal.step == "writing":
+    if same_qemu and plan.memory == "pages" and journal.step in ("writing", "reverted"):
         # RAM may hold any part of the snapshot already, and nothing knows what it was.
         return await _roll_forward(vm, plan, await asyncio.to_thread(halfway.states, plan), journal, resume)
-    if error == "" or journal.step == "loaded":
+    if error == "" or journal.step in halfway.REVERTED:
         snapshot = await vm.disk(vm.catalog.find, id=plan.id)
         vm.broken = ""
         await load.finish(vm, plan, snapshot, journal.client, clock)
@@ -162,7 +162,7 @@ async def _roll_forward(vm: VM, plan: halfway.Plan, found: dict[str, str], journ
     except (QEMUFailed, NotReady) as error:
         found = await asyncio.to_thread(halfway.states, plan)
         return await _break(vm, plan, found, journal, why=str(error), resume=resume)
-    await load.finish(vm, fresh, snapshot, journal.client, clock)
+    await load.finish(vm, fresh, snapshot, journal.client, clock, reverted=True)
     await _resume(vm, wanted=plan.was_running and resume)
     return f"The load of {plan.name}, which was cut off half way, has been finished: the VM is at {plan.name}."
 

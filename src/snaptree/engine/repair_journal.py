@@ -16,6 +16,7 @@ from ..model.errors import ImageError, SnaptreeError
 from ..model.snapshot import Snapshot
 from . import images, trace
 from .check_pages import pages_are_there
+from .halfway import REVERTED
 from .offline_delete import forget_pages
 from .offline_hold import Stopped
 
@@ -91,7 +92,7 @@ def end_load(vm: Stopped, journal: Journal) -> str:
     behind = [device for device, there in at.items() if there is False]
     unknown = [device for device, there in at.items() if there is None]
     reverted = [device for device, there in at.items() if there and device not in raw["same"]]
-    if journal.step != "loaded":
+    if journal.step not in REVERTED:
         if unknown:
             raise ImageError(
                 f"A load of {name} was cut off; the image of {', '.join(unknown)} cannot be read, or doesn't hold it.",

@@ -6,10 +6,12 @@ Whatever fails, it is found out how far QEMU came: the VM is as it was, or marke
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Coroutine
 from dataclasses import replace
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..model.errors import LoadIncomplete, NotReady, PageStoreError, QEMUFailed, QEMUGone
+from ..catalog.lineage import load_record
+from ..model.errors import CatalogError, LoadIncomplete, NotReady, PageStoreError, QEMUFailed, QEMUGone
 from ..model.snapshot import Snapshot
 from ..qemu.facts import Facts
 from ..qemu.jobs import dismiss, dismiss_soon, new_job_id, run_job
@@ -18,7 +20,7 @@ from ..qemu.together import all_ended
 from . import images, trace
 from .automatic import Before
 from .halfway import HalfWay, Plan, certainly_untouched, mark_broken, publish_failure, states
-from .loadable import Ready
+from .loadable import Ready, refuse_damaged
 from .moments import Stands
 from .pause import Pause, paused
 from .ramway import generation_id, in_job, in_thread
@@ -35,11 +37,13 @@ async def revert(vm: VM, plan: Plan, found: Ready, *, client: str, clock: Stopwa
     """Let QEMU load, and find out how far it came where it could not.
 
     Prerequisites: the gate is closed, the journal has the plan.
-    Effects on success: the journal says that QEMU has loaded; whatever the disks say later, the load only ends.
+    Effects on success: the journal says durably that QEMU has loaded, and whatever the disks say later, the load only
+    ends; the lineage says it too.
 
     :return: why the VM, which had run, could not continue afterwards; empty where all is well.
     :raises NotReady, QEMUFailed, LoadIncomplete, QEMUGone: as :func:`.load.load`.
     """
+    noting: asyncio.Task[None] | None = None
     try:
         async with paused(vm, clock, before=found.facts, ignoring_shared=found.ram is not None and vm.sole) as pause:
             if pause.facts is not None:
@@ -52,17 +56,21 @@ async def revert(vm: VM, plan: Plan, found: Ready, *, client: str, clock: Stopwa
             pause.stay = True  # until it is known what QEMU has done
             await _Reverting(vm, plan, found, pause, client=client, clock=clock).perform()
             trace.point("load.loaded")
-            await vm.disk(vm.catalog.set_step, "loaded", plan.to_json())
+            await vm.disk(vm.catalog.set_step, "loaded", plan.to_json(), durable=False)
             vm.broken = ""
             vm.warm = True
             vm.stands = Stands(plan.id, pause.resumed_before)
             pause.stay = False
             trace.point("load.noted")
+            noting = asyncio.create_task(vm.append_lineage(load_record(plan.id, plan.undo)))  # beside `cont`
     except (LoadIncomplete, QEMUGone):
         raise  # where QEMU has ended the journal stays: the next start looks at the disks
     except (QEMUFailed, NotReady) as error:
         await _undone(vm, plan, client, clock, str(error))
         raise
+    finally:
+        if noting is not None:
+            await noting
     return pause.stuck
 
 
@@ -75,6 +83,7 @@ class _Reverting:
     def __init__(self, vm: VM, plan: Plan, found: Ready, pause: Pause, *, client: str, clock: Stopwatch) -> None:
         self.plan = plan
         self._vm = vm
+        self._found = found
         self._facts = pause.facts or found.facts
         self._ram = found.ram
         self._pause = pause
@@ -91,8 +100,8 @@ class _Reverting:
         try:
             if self._facts.reset_before_load:
                 await reset_for_load(vm.session.execute, no_reboot=self._facts.host.no_reboot)
+            await self._begin(ram)
             if ram is None:
-                await self._looking_again()
                 await self._load_state()
             else:
                 await self._load_pages(ram)
@@ -104,16 +113,40 @@ class _Reverting:
         if pause.continued():
             if vm.paged is not None and ram is not None:
                 vm.paged.settle(None)
+            await self._note("reverted")
             return  # another monitor continued the VM, QEMU did so too after the load, and the guest writes already
         try:
-            if ram is None:
-                await asyncio.to_thread(_verify, self.plan)
-            else:
-                guid = await generation_id(vm)
-                await all_ended(asyncio.to_thread(_verify, self.plan), in_thread(ram.settle, guid))
+            guid = await generation_id(vm) if ram is not None else ""
+            # Durably before the guest writes: then the disks no longer tell.
+            works: list[Awaitable[object]] = [self._note("reverted"), asyncio.to_thread(_verify, self.plan)]
+            if ram is not None:
+                works.append(in_thread(ram.settle, guid))
+            await all_ended(*works)
         except (QEMUFailed, PageStoreError) as error:
             found = await asyncio.to_thread(states, self.plan)
             await self._break(found, str(error), error)
+
+    async def _begin(self, ram: Putting | None) -> None:
+        """Note durably that from now on things are touched, and find out how they are.
+
+        :raises NotReady: where the snapshot's pages are damaged.
+        :raises CatalogError: where that cannot be noted.
+        """
+        works = [self._looking_again(), self._note("begun" if ram is None else "writing")]
+        if ram is not None:
+            works.append(in_thread(ram.look))
+        try:
+            await all_ended(*works)
+        except PageStoreError as error:
+            self._pause.stay = False
+            refuse_damaged(self._found.snapshot, error)
+        except CatalogError:
+            self._pause.stay = False
+            raise
+
+    def _note(self, step: str) -> Coroutine[Any, Any, None]:
+        """Note durably how far the load has come."""
+        return self._vm.disk(self._vm.catalog.set_step, step, self.plan.to_json())
 
     async def _load_pages(self, ram: Putting) -> None:
         """Write RAM and let QEMU load; once more where another monitor continued the VM, as the guest then wrote too.
@@ -121,9 +154,6 @@ class _Reverting:
         :raises QEMUFailed: where QEMU can't, or that happens again and again.
         """
         vm, pause = self._vm, self._pause
-        # A crash of the host takes QEMU's RAM with it, so it need not be durable.
-        noting = vm.disk(vm.catalog.set_step, "writing", self.plan.to_json(), durable=False)
-        await all_ended(self._looking_again(), noting, in_thread(ram.look))
         for _ in range(UNDISTURBED_TRIES):
             # RAM first: while it loads, QEMU reads what a device has in RAM (virtio's rings).
             await in_thread(ram.write)
