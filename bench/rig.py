@@ -106,14 +106,21 @@ class Rig:
         """Connect to the supervisor."""
         return Client(self.snaptree("qmp", vm).strip().removeprefix("unix:"))
 
-    def wait_serial(self, text: str) -> None:
+    def wait_serial(self, text: str, since: int = 0) -> None:
         """Wait until the guest has said ``text``."""
         end = time.monotonic() + TIMEOUT_S
-        path = self.folder / "home" / "vms" / "vm" / "files" / "serial.log"
-        while not path.exists() or text not in path.read_text(errors="replace"):
+        while text not in self._said()[since:]:
             if time.monotonic() > end:
                 raise RuntimeError(f"the guest does not say {text}")
             time.sleep(0.05)
+
+    def wait_round(self) -> None:
+        """Wait until the guest has ended its next round."""
+        self.wait_serial("STATE OK ", len(self._said()))
+
+    def _said(self) -> str:
+        path = self.folder / "home" / "vms" / "vm" / "files" / "serial.log"
+        return path.read_text(errors="replace") if path.exists() else ""
 
 
 @contextmanager

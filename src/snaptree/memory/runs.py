@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from . import disk
 from .index import Kind, kinds_of, slots_of
 from .map import CHUNK, PageMap
 from .pages import LEAF, PAGE, Pages, block_start, chunks, distinct
@@ -88,7 +89,7 @@ def _flat_first(store: PageStore, map: PageMap) -> int | None:
 
 def _over(store: PageStore, map: PageMap, start: int, end: int, flat: int | None) -> Iterator[MapRun]:
     """Yield what differs from the flat image, or from zeros where there is none."""
-    for leaves in chunks(_other_leaves(map, start, end, flat), CHUNK):
+    for leaves in chunks(_other_leaves(store, map, start, end, flat), CHUNK):
         pages = (leaves[:, None] * LEAF + np.arange(LEAF)).reshape(-1)
         pages = pages[np.searchsorted(pages, start) : np.searchsorted(pages, end)]
         slots = map.slots(pages).astype(np.int64)
@@ -101,7 +102,7 @@ def _over(store: PageStore, map: PageMap, start: int, end: int, flat: int | None
         yield from _pieces(store, pages[over], slots[over], start)
 
 
-def _other_leaves(map: PageMap, start: int, end: int, flat: int | None) -> Pages:
+def _other_leaves(store: PageStore, map: PageMap, start: int, end: int, flat: int | None) -> Pages:
     """Return the leaves of a block that are not surely, and as a whole, what the flat image or a zero is there."""
     leaves = np.arange(start // LEAF, -(-end // LEAF), dtype=np.int64)
     entries = map.root[leaves]
@@ -109,9 +110,25 @@ def _other_leaves(map: PageMap, start: int, end: int, flat: int | None) -> Pages
     if flat is None:
         return np.asarray(leaves[kinds != Kind.ZERO], np.int64)
     same = (kinds == Kind.DENSE) & (slots_of(entries).astype(np.int64) == flat + leaves * LEAF)
-    if map.is_own(np.array([flat]))[0]:
-        same |= kinds == Kind.ZERO  # where the image was made for this snapshot it holds nothing else
+    zero = np.flatnonzero(kinds == Kind.ZERO)
+    # Where the image was made for this snapshot it holds nothing else.
+    same[zero] = True if map.is_own(np.array([flat]))[0] else ~_filled(store, map, flat, leaves[zero])
     return np.asarray(leaves[~same], np.int64)
+
+
+def _filled(store: PageStore, map: PageMap, flat: int, leaves: Pages) -> NDArray[np.bool_]:
+    """Say of each of these leaves whether the flat image holds a page there."""
+    segment = store.segments.open((flat, map.pages))
+    found = np.zeros(len(leaves), np.bool_)
+    windows = np.split(np.arange(len(leaves)), np.flatnonzero(np.diff(leaves // CHUNK)) + 1)
+    for rows in windows if len(leaves) else []:
+        first, last = int(leaves[rows[0]]), int(leaves[rows[-1]])
+        sums = np.zeros((last + 1 - first, LEAF), np.uint32)
+        count = min(sums.size, map.pages - first * LEAF)  # the last leaf may go beyond the image
+        with disk.failing("Checksums cannot be read", segment.path):
+            sums.reshape(-1)[:count] = segment.table(first * LEAF, count)
+        found[rows] = np.asarray(sums.any(axis=1))[leaves[rows] - first]
+    return found
 
 
 def _pieces(store: PageStore, pages: Pages, slots: NDArray[np.int64], start: int) -> Iterator[MapRun]:

@@ -157,9 +157,13 @@ class Segment:
         edges = [0, *(np.flatnonzero(apart) + 1).tolist(), len(indices)]
         for start, end in pairwise(edges):
             low, high = int(indices[start]), int(indices[end - 1]) + 1
-            part = np.empty(high - low, np.dtype("<u4"))
-            disk.read_into(self.fd, [part.view(np.uint8).data], self.header.table + low * 4, self.path)
-            found[start:end] = part[indices[start:end] - low]
+            found[start:end] = self.table(low, high - low)[indices[start:end] - low]
+        return found
+
+    def table(self, first: int, count: int) -> NDArray[np.uint32]:
+        """Return the checksums of pages that lie one behind the other."""
+        found = np.empty(count, np.dtype("<u4"))
+        disk.read_into(self.fd, [found.view(np.uint8).data], self.header.table + first * 4, self.path)
         return found
 
     def free(self, indices: Pages) -> None:
@@ -183,9 +187,7 @@ class Segment:
         """Say whether no slot holds anything."""
         step = 1 << _SPAN_BITS
         for start in range(0, self.header.count, step):
-            part = np.empty(min(step, self.header.count - start), np.dtype("<u4"))
-            disk.read_into(self.fd, [part.view(np.uint8).data], self.header.table + start * 4, self.path)
-            if part.any():
+            if self.table(start, min(step, self.header.count - start)).any():
                 return False
         return True
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from . import userfault
 from .pagemap import Pagemap
+from .pages import PAGE
 from .ptrace import TracingRefused
 from .ram import GuestRAM
 from .ranges import Pages, Ranges, to_mask, to_pages
@@ -225,6 +226,8 @@ def _watched(pid: int, ram: GuestRAM) -> Pagemap:
 
 def _is_registered(pagemap: Pagemap, ram: GuestRAM) -> bool:
     try:
+        for region in ram.regions:
+            pagemap.scan(region.address, region.address + PAGE, arm=False)  # mostly this says it already
         for region in ram.regions:
             pagemap.scan(region.address, region.address + region.size, arm=False)
     except ProcessLookupError:
