@@ -26,7 +26,7 @@ class Client:
     """A QMP client that counts time from sending to answer.
 
     :ivar stops: how often the VM stood still so far.
-    :ivar at: when QEMU said an event last, in seconds of the host's real time.
+    :ivar at: when QEMU said an event last, in seconds of the host's real time; of a job by its state, ``created job``.
     """
 
     def __init__(self, path: str) -> None:
@@ -46,7 +46,10 @@ class Client:
             reply = json.loads(line)
             if "event" in reply:
                 self.stops += reply["event"] == "STOP"
-                self.at[reply["event"]] = reply["timestamp"]["seconds"] + reply["timestamp"]["microseconds"] / 1e6
+                name = reply["event"]
+                if name == "JOB_STATUS_CHANGE":
+                    name = f"{reply['data']['status']} job"
+                self.at[name] = reply["timestamp"]["seconds"] + reply["timestamp"]["microseconds"] / 1e6
             if "error" in reply:
                 raise RuntimeError(f"{command}: {reply['error']['desc']}")
             if "return" in reply:

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..model.errors import ImageError
-from ..qcow2.image import Image, KnownTable
-from ..qcow2.table import ImageSnapshot
+from ..qcow2.image import Image
+from ..qcow2.table import ImageSnapshot, SnapshotTable
 from ..qcow2.vmstate import VMStateHead
 from ..qemu.blockdevs import BlockDevice
 from ..qemu.blockgraph import QCOW2
@@ -27,12 +27,12 @@ def flush(files: Iterable[str]) -> None:
 
 
 _KNOWN_MAX = 64
-_known: dict[str, KnownTable] = {}
+_known: dict[str, SnapshotTable] = {}
 """The tables that were read last, by file: with 1,000 snapshots parsing costs more than all else of a create."""
 
 
 def _snapshots(image: Image) -> tuple[ImageSnapshot, ...]:
-    """Return an image's snapshots, parsed again only where the table has changed."""
+    """Return an image's snapshots; of the table only what has changed is parsed."""
     found = image.snapshot_table(_known.get(image.path))
     if len(_known) >= _KNOWN_MAX:
         _known.clear()

@@ -11,7 +11,6 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -21,7 +20,7 @@ from snaptree.model.names import printable
 from .errors import CutShort, DamagedImage, ImageChanging, UnsupportedImage
 from .header import CRYPT_NONE, Header, check_l1_table, parse_header
 from .mapping import Extent, check_host_offset, parse_l1, parse_l2, same_state
-from .table import MAX_TABLE_BYTES, ImageSnapshot, measure_snapshot_table
+from .table import MAX_TABLE_BYTES, ImageSnapshot, SnapshotTable, parse_snapshot_table
 from .vmstate import VMStateHead, read_head
 
 _ATTEMPTS = 10
@@ -37,14 +36,6 @@ def list_snapshots(path: str | os.PathLike[str]) -> tuple[ImageSnapshot, ...]:
     """
     with Image.open(path) as image:
         return image.snapshots()
-
-
-@dataclass(frozen=True, slots=True)
-class KnownTable:
-    """A snapshot table that was read: its bytes, and the entries in them."""
-
-    data: bytes
-    snapshots: tuple[ImageSnapshot, ...]
 
 
 class Image:
@@ -130,15 +121,15 @@ class Image:
                 else:
                     return self._header
 
-    def snapshots(self, known: KnownTable | None = None) -> tuple[ImageSnapshot, ...]:
+    def snapshots(self, known: SnapshotTable | None = None) -> tuple[ImageSnapshot, ...]:
         """Return the entries of the snapshot table, in the image's order.
 
-        :param known: the table as it was read before, which is not parsed again where it is the same to the byte.
+        :param known: the table as it was read before: what is the same to the byte is not parsed again.
         :raises ImageChanging: where the table changed at every attempt.
         """
         return self.snapshot_table(known).snapshots
 
-    def snapshot_table(self, known: KnownTable | None = None) -> KnownTable:
+    def snapshot_table(self, known: SnapshotTable | None = None) -> SnapshotTable:
         """Return the snapshot table, parsed and as bytes; see :meth:`snapshots`."""
         problem: ImageError = ImageChanging("Its snapshot table changes all the time.", "Try again.")
         with self._named():
@@ -253,7 +244,7 @@ class Image:
             return bytes(extent.length)
         return self._read_whole(extent.host_offset, extent.length, "VM state")
 
-    def _snapshot_table(self, header: Header, known: KnownTable | None) -> KnownTable:
+    def _snapshot_table(self, header: Header, known: SnapshotTable | None) -> SnapshotTable:
         """Return the snapshot table."""
         if known is not None and len(known.snapshots) == header.nb_snapshots:
             data = self._read(header.snapshots_offset, len(known.data))
@@ -263,13 +254,11 @@ class Image:
         while True:
             data = self._read(header.snapshots_offset, length if header.nb_snapshots else 0)
             try:
-                found, end = measure_snapshot_table(data, header.nb_snapshots)
+                return parse_snapshot_table(data, header.nb_snapshots, known)
             except CutShort as error:
                 if len(data) < length or length >= MAX_TABLE_BYTES:
                     raise
                 length = min(max(error.needed, length * 2), MAX_TABLE_BYTES)
-            else:
-                return KnownTable(data[:end], found)
 
     def _check_l1(self, snapshot: ImageSnapshot) -> None:
         check_l1_table(self.header.cluster_bits, "snapshot's L1 table", snapshot.l1_offset, snapshot.l1_entries)

@@ -47,70 +47,108 @@ class ImageSnapshot:
     l1_entries: int
 
 
-def parse_snapshot_table(data: bytes, count: int) -> tuple[ImageSnapshot, ...]:
-    """Return the ``count`` entries of the table that ``data`` begins with, in the image's order.
+@dataclass(frozen=True, slots=True)
+class SnapshotTable:
+    """A whole snapshot table.
+
+    :param data: its bytes.
+    :param ends: where each entry ends in them.
+    """
+
+    data: bytes
+    snapshots: tuple[ImageSnapshot, ...]
+    ends: tuple[int, ...]
+
+    def start(self, index: int) -> int:
+        """Return where an entry begins."""
+        return _aligned(self.ends[index - 1]) if index else 0
+
+
+def parse_snapshot_table(data: bytes, count: int, known: SnapshotTable | None = None) -> SnapshotTable:
+    """Return the table of ``count`` entries that ``data`` begins with, in the image's order.
 
     Ids and tags are decoded as UTF-8 with surrogateescape.
 
+    :param known: an earlier table: entries that have the same bytes in it, before and behind what has changed, are not
+        parsed again.  QEMU writes the whole table anew for each snapshot that comes or goes.
     :raises CutShort: where ``data`` ends before the table does.
     :raises DamagedImage: where QEMU's limits are exceeded.
     """
-    return measure_snapshot_table(data, count)[0]
-
-
-def measure_snapshot_table(data: bytes, count: int) -> tuple[tuple[ImageSnapshot, ...], int]:
-    """Return the entries as parse_snapshot_table does, and the table's length in bytes.
-
-    :raises CutShort: and DamagedImage, as there.
-    """
     if not 0 <= count <= MAX_SNAPSHOTS:
         raise DamagedImage(f"Its snapshot table would have {count} entries; at most {MAX_SNAPSHOTS} are possible.")
-    entries = []
+    entries: list[ImageSnapshot] = []
+    ends: list[int] = []
+    if known is not None:
+        _take_known(data, count, known, entries, ends)
+    while len(entries) < count:
+        entry, end = _parse_entry(data, _aligned(ends[-1]) if ends else 0, len(entries), count)
+        entries.append(entry)
+        ends.append(end)
+    return SnapshotTable(data[: ends[-1]] if ends else b"", tuple(entries), tuple(ends))
+
+
+def _take_known(data: bytes, count: int, known: SnapshotTable, entries: list[ImageSnapshot], ends: list[int]) -> None:
+    """Take over the entries that the table begins with as ``known`` does, and those it ends with, if that is all."""
+    same = _same_entries(data, known, min(count, len(known.ends)))
+    entries += known.snapshots[:same]
+    ends += known.ends[:same]
+    first = len(known.ends) - (count - same)
+    if same < count and first >= same:
+        start, at = known.start(first), _aligned(ends[-1]) if ends else 0
+        if data.startswith(known.data[start:], at):
+            entries += known.snapshots[first:]
+            ends += [end - start + at for end in known.ends[first:]]
+
+
+def _same_entries(data: bytes, known: SnapshotTable, most: int) -> int:
+    """Return with how many entries of ``known``, at most, the bytes begin."""
+    low, high = 0, most
+    while low < high:
+        middle = high if (low, high) == (0, most) else (low + high + 1) // 2  # mostly it is all of them
+        if data.startswith(known.data[: known.ends[middle - 1]]):
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _parse_entry(data: bytes, start: int, index: int, count: int) -> tuple[ImageSnapshot, int]:
+    """Return an entry, and where it ends."""
     available = len(data)
     vm_state_size: int
     disk_size: int | None
     icount: int | None
-    end = 0
-    for index in range(count):
-        start = end + 7 & ~7
-        extra = start + _ENTRY.size
-        if extra > available:
-            raise CutShort(f"The image ends inside its snapshot table, at entry {index} of {count}.", needed=extra)
-        l1_offset, l1_entries, id_bytes, tag_bytes, seconds, ns, vm_clock_ns, vm_state_size, extra_bytes = (
-            _ENTRY.unpack_from(data, start)
-        )
-        if extra_bytes > MAX_EXTRA_BYTES:
-            raise DamagedImage(f"Entry {index} of its snapshot table has {extra_bytes} bytes of extra data.")
-        id_start = extra + extra_bytes
-        tag_start = id_start + id_bytes
-        end = tag_start + tag_bytes
-        if end > MAX_TABLE_BYTES:
-            raise DamagedImage(f"Its snapshot table is longer than {MAX_TABLE_BYTES} bytes.")
-        if end > available:
-            raise CutShort(f"The image ends inside its snapshot table, at entry {index} of {count}.", needed=end)
-        disk_size = icount = None
-        if extra_bytes >= _EXTRA.size:
-            vm_state_size, disk_size, icount = _EXTRA.unpack_from(data, extra)
-            if icount == _NO_ICOUNT:
-                icount = None
-        elif extra_bytes >= _EXTRA_NO_ICOUNT.size:
-            vm_state_size, disk_size = _EXTRA_NO_ICOUNT.unpack_from(data, extra)
-        elif extra_bytes >= _EXTRA_NO_DISK_SIZE.size:
-            (vm_state_size,) = _EXTRA_NO_DISK_SIZE.unpack_from(data, extra)
-        entries.append(
-            ImageSnapshot(
-                _text(data[id_start:tag_start]),
-                _text(data[tag_start:end]),
-                seconds * 1_000_000_000 + ns,
-                vm_clock_ns,
-                vm_state_size,
-                disk_size,
-                icount,
-                l1_offset,
-                l1_entries,
-            )
-        )
-    return tuple(entries), end
+    extra = start + _ENTRY.size
+    if extra > available:
+        raise CutShort(f"The image ends inside its snapshot table, at entry {index} of {count}.", needed=extra)
+    l1_offset, l1_entries, id_bytes, tag_bytes, seconds, ns, vm_clock_ns, vm_state_size, extra_bytes = (
+        _ENTRY.unpack_from(data, start)
+    )
+    if extra_bytes > MAX_EXTRA_BYTES:
+        raise DamagedImage(f"Entry {index} of its snapshot table has {extra_bytes} bytes of extra data.")
+    id_start = extra + extra_bytes
+    tag_start = id_start + id_bytes
+    end = tag_start + tag_bytes
+    if end > MAX_TABLE_BYTES:
+        raise DamagedImage(f"Its snapshot table is longer than {MAX_TABLE_BYTES} bytes.")
+    if end > available:
+        raise CutShort(f"The image ends inside its snapshot table, at entry {index} of {count}.", needed=end)
+    disk_size = icount = None
+    if extra_bytes >= _EXTRA.size:
+        vm_state_size, disk_size, icount = _EXTRA.unpack_from(data, extra)
+        if icount == _NO_ICOUNT:
+            icount = None
+    elif extra_bytes >= _EXTRA_NO_ICOUNT.size:
+        vm_state_size, disk_size = _EXTRA_NO_ICOUNT.unpack_from(data, extra)
+    elif extra_bytes >= _EXTRA_NO_DISK_SIZE.size:
+        (vm_state_size,) = _EXTRA_NO_DISK_SIZE.unpack_from(data, extra)
+    id, tag = _text(data[id_start:tag_start]), _text(data[tag_start:end])
+    date_ns = seconds * 1_000_000_000 + ns
+    return ImageSnapshot(id, tag, date_ns, vm_clock_ns, vm_state_size, disk_size, icount, l1_offset, l1_entries), end
+
+
+def _aligned(end: int) -> int:
+    return end + 7 & ~7
 
 
 def _text(raw: bytes) -> str:
