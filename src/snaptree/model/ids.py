@@ -39,7 +39,7 @@ def check_prefix(text: str) -> str:
         )
     if len(digits) < PREFIX_MIN:
         raise UsageError(
-            f"The id prefix {printable(text)} has {len(digits)} digits.", f"Give at least {PREFIX_MIN} of them."
+            f"The id prefix {printable(text)} is too short.", f"Give at least {PREFIX_MIN} digits of the id."
         )
     return digits
 

@@ -89,7 +89,7 @@ def test_loadvm_wants_to_be_told_whether_a_tag_or_an_id_is_meant(vm_factory: VMF
             assert f"loadvm tag={bare_word} or loadvm id=ID" in said
         assert "loadvm tag=NAME or loadvm id=ID" in client.hmp("loadvm")
         assert client.hmp("loadvm tag=1").startswith('Error: There is no snapshot "1"')
-        assert client.hmp("loadvm id=1").startswith('Error: The id prefix "1" has 1 digits.')
+        assert client.hmp("loadvm id=1").startswith('Error: The id prefix "1" is too short.')
         assert contents(vm, client) == [2, 2]
         assert run_state(client) == "running"
 
