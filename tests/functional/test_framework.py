@@ -36,6 +36,29 @@ def test_a_guest_works_with_one_disk_where_it_is_told_so(vm_factory: VMFactory, 
     vm.assert_guest_ok()
 
 
+@pytest.mark.parametrize("disks", [("ide", "ide"), ("ide", "virtio"), ("virtio",) * 4])
+def test_the_firmware_guest_works_with_disks_of_any_kind(vm_factory: VMFactory, disks: tuple[str, ...]) -> None:
+    vm = vm_factory(disks=len(disks))
+    drives = [f"file={path},format=qcow2,if={kind}" for path, kind in zip(vm.disks, disks, strict=True)]
+    vm.start_plain_qemu(*(word for drive in drives for word in ("-drive", drive)), disks="none")
+    states = vm.wait_states(4)
+    assert states[:4] == [State(True, n, (n,) * len(disks)) for n in range(4)]
+    vm.assert_guest_ok()
+
+
+@pytest.mark.parametrize("machine", ["pc", "q35"])
+def test_the_firmware_guest_begins_anew_when_the_machine_is_reset(vm_factory: VMFactory, machine: str) -> None:
+    vm = vm_factory()
+    plain = vm.start_plain_qemu("-machine", machine)
+    vm.wait_states(3)
+    plain.qmp.execute("stop")
+    since = vm.serial_end()
+    plain.qmp.execute("system_reset")
+    plain.qmp.execute("cont")
+    assert vm.wait_states(3, since)[:3] == [State(True, n, (n, n)) for n in range(3)]
+    vm.assert_guest_ok()
+
+
 @pytest.mark.parametrize("guest", GUESTS)
 def test_a_guest_that_misses_a_disk_fails_loudly(vm_factory: VMFactory, guest: Guest) -> None:
     vm = vm_factory(guest=guest)
