@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Generator, Iterator
 
@@ -27,6 +28,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         marker = metafunc.definition.get_closest_marker("qemu")
         versions = marker.args if marker else VERSIONS
         metafunc.parametrize("qemu", versions, ids=[f"qemu-{version}" for version in versions], indirect=True)
+
+
+def pytest_collection_finish() -> None:
+    """Let no garbage collection look at all tests again; there are thousands, and they stay."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

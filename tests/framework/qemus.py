@@ -50,6 +50,17 @@ class QEMU:
             machines.ask(str(self.system), Path(folder), kept)
             return kept.read_bytes()
 
+    @functools.cache  # noqa: B019  there are two, and few sizes
+    def empty_image(self, size: str) -> bytes:
+        """Return what this version's ``qemu-img create`` makes of a qcow2 image.
+
+        :param size: as ``qemu-img`` takes it.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            made = Path(folder) / "image"
+            subprocess.run([self.img, "create", "-q", "-f", "qcow2", made, size], check=True)
+            return made.read_bytes()
+
 
 @functools.cache
 def find_qemu(version: str) -> QEMU:

@@ -5,14 +5,19 @@ A test writes another number at each moment; what it finds on a disk later tells
 
 from __future__ import annotations
 
-import re
+import struct
 from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
 
 from tests.framework.qmp import QMPClient
 from tests.framework.vm import TestVM
 
 DRIVES = ("virtio0", "virtio1")
 """The devices of ``safety.bare``, in the order of ``TestVM.disks``."""
+
+_OFFSET, _ZERO, _COMPRESSED = 0x00FFFFFFFFFFFE00, 1, 1 << 62
+"""Of an entry of L1 or L2."""
 
 
 def write(client: QMPClient, pattern: int, drives: Sequence[str] = DRIVES) -> None:
@@ -32,11 +37,26 @@ def contents(vm: TestVM, client: QMPClient | None = None, drives: Sequence[str] 
     if client is not None:
         for drive in drives[: len(vm.disks)]:
             assert client.hmp(f"qemu-io {drive} flush") == ""
-    return [_first_byte(vm, str(disk)) for disk in vm.disks]
+    return [_first_byte(disk) for disk in vm.disks]
 
 
-def _first_byte(vm: TestVM, disk: str) -> int:
-    said = vm.tool("qemu-io", "-f", "qcow2", "-r", "-U", "-c", "read -v 0 1", disk).stdout
-    match = re.match(r"00000000:  ([0-9a-f]{2}) ", said)
-    assert match is not None, said
-    return int(match[1], 16)
+def _first_byte(disk: Path) -> int:
+    """Return it as the qcow2 format says where it is: a process for each look would take most of a test's time."""
+    with disk.open("rb") as file:
+        magic, version, backing, _, _, _, encrypted, _, l1_offset = struct.unpack(">4sIQIIQIIQ", file.read(48))
+        assert (magic, backing, encrypted) == (b"QFI\xfb", 0, 0), f"{disk} is no plain image"
+        if version > 2:
+            file.seek(72)
+            assert file.read(8) == bytes(8), f"{disk} is dirty, corrupt or of another kind"
+        table = _number(file, l1_offset) & _OFFSET
+        entry = _number(file, table) if table else 0
+        assert not entry & _COMPRESSED
+        if entry & _ZERO or not entry & _OFFSET:
+            return 0
+        file.seek(entry & _OFFSET)
+        return file.read(1)[0]
+
+
+def _number(file: IO[bytes], offset: int) -> int:
+    file.seek(offset)
+    return int.from_bytes(file.read(8), "big")

@@ -20,7 +20,7 @@ from tests.framework.vm import TestVM
 from tests.framework.waiting import wait_until
 from tests.functional.main.moments import create, go_on, last_counter, load, load_running, wait_for_moment
 from tests.functional.main.patterns import contents, write
-from tests.functional.traps.safety import bare, entries, run_state
+from tests.functional.traps.safety import bare, entries, idle_flash, run_state
 
 import snaptree.engine
 
@@ -62,8 +62,9 @@ EACH_POINT = pytest.mark.parametrize(
 
 def run(vm: TestVM, *dying: str, way: str = "pages") -> str:
     """``snaptree run`` the VM, with a supervisor that dies at one of these points; return what it says beside."""
+    still = ("-bios", str(idle_flash(vm)))  # none of these tests needs SeaBIOS to look for a system
     with armed(vm, *dying):
-        return vm.cli("run", "--detach", "--memory", way, vm.name, "--", *bare(vm)).stderr
+        return vm.cli("run", "--detach", "--memory", way, vm.name, "--", *bare(vm, *still)).stderr
 
 
 @contextmanager
