@@ -3,6 +3,9 @@
 JOBS ?= $(shell nproc)
 BIN := .venv/bin
 
+# Where it is set, each worker and each process that a test starts compiles all its modules anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup setup-demo test lint unit functional torture bench demo lock clean
 
 help:

@@ -54,7 +54,7 @@ done
 # Without this, dd would quietly make an ordinary file of that name.
 for disk; do [ -b /dev/vd$disk ] || fail "there is no disk /dev/vd$disk"; done
 
-if [ "$((fill + dirty))" -gt 0 ]; then
+if [ "$((fill + dirty + readloop))" -gt 0 ]; then
     head -c 2m /dev/urandom >/ram/seed || fail "no RAM for 2 MiB of random data"
 fi
 
@@ -83,7 +83,7 @@ if [ "$dirty" -gt 0 ]; then
 fi
 
 if [ "$readloop" -gt 0 ]; then
-    head -c 8m /dev/urandom >/ram/read || fail "no RAM for the read loop"
+    for m in 0 1 2 3 4 5 6 7; do window $m /ram/read $m; done
     dd if=/ram/read of=/dev/vda bs=1M seek=1 conv=notrunc,fsync 2>/dev/null || fail "cannot write what the read loop reads"
     while :; do
         dd if=/dev/vda bs=64k skip=16 count=128 2>/dev/null | cmp -s - /ram/read || echo "STATE MISMATCH readloop"

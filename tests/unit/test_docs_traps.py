@@ -47,8 +47,11 @@ def code_of(call: ast.Call) -> ast.expr:
 
 
 def codes_in(path: Path) -> Iterator[str]:
+    source = path.read_bytes()
+    if b"Reason" not in source:
+        return
     relative = path.relative_to(SOURCE).as_posix()
-    tree = ast.parse(path.read_bytes())
+    tree = ast.parse(source)
     makers = ["Reason"]
     # A function that hands its first parameter on to Reason makes reasons, too.
     for function in ast.walk(tree):

@@ -30,7 +30,8 @@ def imports(tree: ast.AST) -> Iterator[ast.ImportFrom]:
             continue
         if isinstance(child, ast.ImportFrom):
             yield child
-        yield from imports(child)
+        if not isinstance(child, ast.expr):  # in an expression there is none
+            yield from imports(child)
 
 
 def needed_by(name: str) -> set[str]:
