@@ -1,6 +1,8 @@
 # Every target prepares what it needs itself; the second time that takes no time.
 
-JOBS ?= $(shell nproc)
+CORES := $(shell nproc)
+# The tests that run QEMU wait for it a part of their time.
+JOBS ?= $(shell expr $(CORES) + $(CORES) / 2)
 BIN := .venv/bin
 
 # Where it is set, each worker and each process that a test starts compiles all its modules anew.
@@ -36,7 +38,7 @@ lint: setup
 	$(BIN)/lint-imports
 
 unit: setup
-	$(BIN)/python -m pytest -n $(JOBS) tests/unit $(ARGS)
+	$(BIN)/python -m pytest -n $(CORES) --dist worksteal tests/unit $(ARGS)
 
 functional: setup
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/functional $(ARGS)

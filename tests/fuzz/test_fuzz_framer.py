@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SECONDS = 60 if os.environ.get("CI") else 5
 
 
+@pytest.mark.long
 def test_random_streams_give_messages_or_errors_in_qemus_words_and_nothing_else() -> None:
     fuzzer = Path(__file__).with_name("fuzz_framer.py")
     argv = [sys.executable, str(fuzzer), "--seconds", str(SECONDS)]

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SECONDS = 60 if os.environ.get("CI") else 5
 
 
+@pytest.mark.long
 def test_hostile_page_stores_and_tags_end_in_errors_of_ours_and_never_in_wrong_pages() -> None:
     fuzzer = Path(__file__).with_name("fuzz_pages.py")
     argv = [sys.executable, str(fuzzer), "--seconds", str(SECONDS)]

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SECONDS = 60 if os.environ.get("CI") else 5
 
 
+@pytest.mark.long
 def test_hostile_images_end_in_errors_of_ours_in_bounded_time_and_memory() -> None:
     fuzzer = Path(__file__).with_name("fuzz_qcow2.py")
     argv = [sys.executable, str(fuzzer), "--seconds", str(SECONDS)]

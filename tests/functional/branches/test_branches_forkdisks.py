@@ -139,6 +139,7 @@ def test_random_images_are_seen_as_qemu_img_converts_their_snapshots(vm_factory:
         assert digest(source) == before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cache", ["writeback", "none"])
 @pytest.mark.parametrize("kind", ["cluster_size=64k", "cluster_size=4k,lazy_refcounts=on", "extended_l2=on"])
 def test_it_stays_while_the_source_writes_and_discards_and_snapshots_come_and_go(

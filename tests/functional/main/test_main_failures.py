@@ -142,6 +142,7 @@ def no_room_behind(pid: int, offset: int) -> Iterator[None]:
     resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.long
 def test_a_create_for_which_there_is_no_room_leaves_nothing_and_the_guest_runs_on(vm_factory: VMFactory) -> None:
     vm = vm_factory(guest="linux", pace_ms=20)
     script = vm.root / "qemu.sh"

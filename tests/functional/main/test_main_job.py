@@ -250,6 +250,7 @@ class Walk:
         return self.random.choice(sorted(self.moments))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", [20100729])
 def test_any_walk_through_the_tree_leaves_the_guest_whole(vm_factory: VMFactory, seed: int) -> None:
     vm = vm_factory(guest="linux", pace_ms=20)

@@ -12,6 +12,7 @@ STEPS = int(os.environ.get("SNAPTREE_WALK_STEPS", "90"))
 SEED = int(os.environ.get("SNAPTREE_WALK_SEED", "20"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("guest", "tracker", "cache"),
     [
@@ -30,6 +31,7 @@ def test_every_load_brings_back_every_byte(vm_factory: VMFactory, guest: str, tr
     Walk(vm, args, SEED).walk(STEPS)
 
 
+@pytest.mark.long
 def test_every_load_brings_back_every_byte_under_kvm(vm_factory: VMFactory, kvm: None) -> None:
     vm = vm_factory(pace_ms=10)
     args = vm.qemu_args(accel="kvm")

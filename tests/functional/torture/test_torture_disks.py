@@ -89,6 +89,7 @@ def attempt(client: QMPClient, command: str, **arguments: object) -> bool:
     return True
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("part", range(PARTS) if "SNAPTREE_TORTURE" in os.environ else [0])
 def test_a_disk_that_fails_at_any_point_costs_no_snapshot(vm_factory: VMFactory, part: int) -> None:
     vm = vm_factory()

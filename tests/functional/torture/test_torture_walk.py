@@ -23,6 +23,7 @@ def test_every_trace_point_is_died_at() -> None:
     assert not ELSEWHERE & set(names)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("way", "tracker"), [("pages", "userfaultfd"), ("pages", "compare"), ("full", "auto")])
 def test_no_snapshot_is_lost(vm_factory: VMFactory, way: str, tracker: str) -> None:
     vm = vm_factory(pace_ms=1)
