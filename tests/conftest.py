@@ -18,9 +18,11 @@ _VMS = pytest.StashKey[list[TestVM]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register what ``--strict-markers`` has to know."""
+    """Register what ``--strict-markers`` has to know, and set what every process inherits."""
     config.addinivalue_line("markers", 'qemu(*versions): the QEMU versions to run with ("7.2", "10"); without it, all')
     config.addinivalue_line("markers", "long: it takes many seconds, so it is begun first")
+    # Each process that imports numpy has a thread beside it otherwise, which turns in a circle at first.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
