@@ -60,17 +60,17 @@ EACH_POINT = pytest.mark.parametrize(
 )
 
 
-def run(vm: TestVM, *dying: str, way: str = "pages") -> str:
+def run(vm: TestVM, *dying: str, way: str = "pages", how: str = "kill") -> str:
     """``snaptree run`` the VM, with a supervisor that dies at one of these points; return what it says beside."""
     still = ("-bios", str(idle_flash(vm)))  # none of these tests needs SeaBIOS to look for a system
-    with armed(vm, *dying):
+    with armed(vm, *dying, how=how):
         return vm.cli("run", "--detach", "--memory", way, vm.name, "--", *bare(vm, *still)).stderr
 
 
 @contextmanager
-def armed(vm: TestVM, *points: str) -> Iterator[None]:
-    """Let every supervisor that is started in this block die at one of these points."""
-    vm.env["SNAPTREE_TRACE"] = ",".join(f"{point}=kill" for point in points)
+def armed(vm: TestVM, *points: str, how: str = "kill") -> Iterator[None]:
+    """Let every supervisor that is started in this block die at one of these points, or ``stop`` there."""
+    vm.env["SNAPTREE_TRACE"] = ",".join(f"{point}={how}" for point in points)
     yield
     del vm.env["SNAPTREE_TRACE"]
 

@@ -110,7 +110,7 @@ def test_the_monitor_takes_a_tag_or_an_id_and_says_which_it_wants(vm_factory: VM
         assert texts[1].startswith('Error: The name "2" is a number, and could be taken for an id.')
         assert texts[2] == "Error: savevm takes one new name: savevm NAME"
         assert texts[3] == ""
-        assert texts[4].startswith('Error: The id prefix "3" has')
+        assert texts[4].startswith('Error: The id prefix "3" is too short.')
         assert texts[5] == ""
         assert texts[6] == BOTH_FORMS.format("loadvm", ' "xxx" could be either:', "xxx")
         assert texts[7] == BOTH_FORMS.format("loadvm", ' "3" could be either:', "3")

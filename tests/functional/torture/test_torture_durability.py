@@ -19,7 +19,6 @@ from tests.framework.vm import TestVM
 from tests.framework.waiting import wait_until
 from tests.functional.main.patterns import contents, write
 from tests.functional.main.test_main_supervisor_death import assert_whole, kill, run
-from tests.functional.traps.safety import bare
 
 Rule = Callable[[Call], bool]
 
@@ -130,9 +129,7 @@ def test_a_load_is_in_the_journal_before_anything_changes_and_noted_before_the_v
 def test_a_power_cut_after_a_load_was_answered_takes_nothing_back(vm_factory: VMFactory) -> None:
     vm = vm_factory()
     catalog = vm.home / "vms" / vm.name / "catalog.sqlite"
-    vm.env["SNAPTREE_TRACE"] = "load.loaded=stop"
-    vm.cli("run", "--detach", vm.name, "--", *bare(vm))
-    del vm.env["SNAPTREE_TRACE"]
+    run(vm, "load.loaded", how="stop")
     with vm.qmp() as client:
         write(client, 1)
         client.execute("snapshot-create", {"name": "a"})
