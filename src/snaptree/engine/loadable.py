@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
@@ -60,31 +59,26 @@ async def ready(vm: VM, snapshot: Snapshot, *, allow_resize: bool, way_back: boo
     :param way_back: RAM is of one moment now, so a load that fails early can put it back.
     :raises NotReady: where it can't be; nothing was changed.
     """
-    file = vm.attached[snapshot.vmstate_device].file if snapshot.vmstate_device in vm.attached else ""
-    (facts, reasons), (ram, unreadable), head = await asyncio.gather(
-        vm.facts_for(lambda facts: load_reasons(facts, snapshot, allow_resize=allow_resize)),
-        _putting(vm, snapshot, way_back),
-        asyncio.to_thread(images.vm_state_head, file, snapshot.tag),
-    )
-    if not reasons:
-        here = next(device.file for device in facts.devices if device.device == snapshot.vmstate_device)
-        if here != file:
-            head = await asyncio.to_thread(images.vm_state_head, here, snapshot.tag)
-        reasons = tuple(ram_reasons(vm, snapshot, head))
+    # One after the other: several threads would wait for each other longer than this takes.
+    facts, reasons = await vm.facts_for(lambda facts: load_reasons(facts, snapshot, allow_resize=allow_resize))
     _refuse(snapshot, reasons)
-    if unreadable is not None:
-        refuse_damaged(snapshot, unreadable)
-    return Ready(snapshot, allow_resize, facts, ram)
+    file = next(device.file for device in facts.devices if device.device == snapshot.vmstate_device)
+    return Ready(snapshot, allow_resize, facts, await in_thread(_ram_of, vm, snapshot, file, way_back=way_back))
 
 
-async def _putting(vm: VM, snapshot: Snapshot, way_back: bool) -> tuple[Putting | None, PageStoreError | None]:
-    """Read and check the pages that will be written, where RAM is kept in pages; or say why they can't be."""
+def _ram_of(vm: VM, snapshot: Snapshot, file: str, *, way_back: bool) -> Putting | None:
+    """Read and check the pages that will be written, where RAM is kept in pages.
+
+    :param file: the image that holds the VM state.
+    :raises NotReady: where RAM, or the VM state, is not such that it can be loaded.
+    """
+    _refuse(snapshot, tuple(ram_reasons(vm, snapshot, images.vm_state_head(file, snapshot.tag))))
     if snapshot.memory != "pages" or vm.paged is None:
-        return None, None
+        return None
     try:
-        return await in_thread(_prepared, vm.paged, snapshot.id, way_back=way_back), None
+        return _prepared(vm.paged, snapshot.id, way_back=way_back)
     except PageStoreError as error:
-        return None, error
+        refuse_damaged(snapshot, error)
 
 
 def _prepared(paged: PagedRAM, id: str, *, way_back: bool) -> Putting | None:

@@ -6,11 +6,11 @@ Whatever fails, it is found out how far QEMU came: the VM is as it was, or marke
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine
+import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from ..catalog.lineage import load_record
+from ..catalog.lineage import append, load_record
 from ..model.errors import CatalogError, LoadIncomplete, NotReady, PageStoreError, QEMUFailed, QEMUGone
 from ..model.snapshot import Snapshot
 from ..qemu.facts import Facts
@@ -43,7 +43,6 @@ async def revert(vm: VM, plan: Plan, found: Ready, *, client: str, clock: Stopwa
     :return: why the VM, which had run, could not continue afterwards; empty where all is well.
     :raises NotReady, QEMUFailed, LoadIncomplete, QEMUGone: as :func:`.load.load`.
     """
-    noting: asyncio.Task[None] | None = None
     try:
         async with paused(vm, clock, before=found.facts, ignoring_shared=found.ram is not None and vm.sole) as pause:
             if pause.facts is not None:
@@ -62,15 +61,11 @@ async def revert(vm: VM, plan: Plan, found: Ready, *, client: str, clock: Stopwa
             vm.stands = Stands(plan.id, pause.resumed_before)
             pause.stay = False
             trace.point("load.noted")
-            noting = asyncio.create_task(vm.append_lineage(load_record(plan.id, plan.undo)))  # beside `cont`
     except (LoadIncomplete, QEMUGone):
         raise  # where QEMU has ended the journal stays: the next start looks at the disks
     except (QEMUFailed, NotReady) as error:
         await _undone(vm, plan, client, clock, str(error))
         raise
-    finally:
-        if noting is not None:
-            await noting
     return pause.stuck
 
 
@@ -113,15 +108,11 @@ class _Reverting:
         if pause.continued():
             if vm.paged is not None and ram is not None:
                 vm.paged.settle(None)
-            await self._note("reverted")
+            await vm.disk(self._note_reverted)
             return  # another monitor continued the VM, QEMU did so too after the load, and the guest writes already
         try:
             guid = await generation_id(vm) if ram is not None else ""
-            # Durably before the guest writes: then the disks no longer tell.
-            works: list[Awaitable[object]] = [self._note("reverted"), asyncio.to_thread(_verify, self.plan)]
-            if ram is not None:
-                works.append(in_thread(ram.settle, guid))
-            await all_ended(*works)
+            await all_ended(vm.disk(self._note_reverted), in_thread(self._settle, guid))
         except (QEMUFailed, PageStoreError) as error:
             found = await asyncio.to_thread(states, self.plan)
             await self._break(found, str(error), error)
@@ -132,11 +123,12 @@ class _Reverting:
         :raises NotReady: where the snapshot's pages are damaged.
         :raises CatalogError: where that cannot be noted.
         """
-        works = [self._looking_again(), self._note("begun" if ram is None else "writing")]
-        if ram is not None:
-            works.append(in_thread(ram.look))
+        step = "begun" if ram is None else "writing"
+        noting = self._vm.disk(self._vm.catalog.set_step, step, self.plan.to_json())
         try:
-            await all_ended(*works)
+            # Two threads, of which one mostly waits for the disk: more would wait for each other.
+            _, same = await all_ended(noting, in_thread(self._look))
+            self.plan = replace(self.plan, same=same)
         except PageStoreError as error:
             self._pause.stay = False
             refuse_damaged(self._found.snapshot, error)
@@ -144,9 +136,27 @@ class _Reverting:
             self._pause.stay = False
             raise
 
-    def _note(self, step: str) -> Coroutine[Any, Any, None]:
-        """Note durably how far the load has come."""
-        return self._vm.disk(self._vm.catalog.set_step, step, self.plan.to_json())
+    def _look(self) -> tuple[str, ...]:
+        """Look at RAM and at the disks now that nothing writes to them; return which disks are at the snapshot already.
+
+        The journal keeps what was seen before: a later supervisor that takes a device for reverted which was at the
+        snapshot anyway loads once more, and that is right too.
+        """
+        if self._ram is not None:
+            self._ram.look()
+        return _same(self.plan.files, self.plan.tag)
+
+    def _settle(self, guid: str) -> None:
+        """Bring RAM to what the snapshot has, and make sure that the disks are."""
+        if self._ram is not None:
+            self._ram.settle(guid)
+        _verify(self.plan)
+
+    def _note_reverted(self) -> None:
+        """Note durably that QEMU has loaded: before the guest writes, as then the disks no longer tell."""
+        vm, plan = self._vm, self.plan
+        vm.catalog.set_step("reverted", plan.to_json())
+        append(vm.place.lineage, time.time_ns(), load_record(plan.id, plan.undo))
 
     async def _load_pages(self, ram: Putting) -> None:
         """Write RAM and let QEMU load; once more where another monitor continued the VM, as the guest then wrote too.
@@ -182,15 +192,6 @@ class _Reverting:
         arguments = {"tag": plan.tag, "vmstate": plan.vmstate_node, "devices": list(plan.nodes)}
         async with in_job(self._vm, paged=self._ram is not None):
             await run_job(self._vm.session, "snapshot-load", arguments, plan.job_id, keep=True)
-
-    async def _looking_again(self) -> None:
-        """Look at the disks now that nothing writes to them.
-
-        The journal keeps what was seen before: a later supervisor that takes a device for reverted which was at the
-        snapshot anyway loads once more, and that is right too.
-        """
-        same = await asyncio.to_thread(_same, self.plan.files, self.plan.tag)
-        self.plan = replace(self.plan, same=same)
 
     async def _failed(self, why: str) -> NoReturn:
         """Decide after a failed load whether the VM may continue.
