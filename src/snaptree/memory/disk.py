@@ -7,6 +7,7 @@ import errno
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -103,16 +104,19 @@ def batches(places: Pages, rows: Pages, content: Bytes) -> Iterator[tuple[int, l
     """
     if not len(places):
         return
-    run = np.diff(places, prepend=places[0] - 2) != 1
-    piece = run | (np.diff(rows, prepend=-2) != 1)
+    run = np.ones(len(places), np.bool_)
+    run[1:] = places[1:] - places[:-1] != 1
+    piece = run.copy()
+    piece[1:] |= rows[1:] - rows[:-1] != 1
     starts = np.flatnonzero(piece)
+    edges = [*starts.tolist(), len(places)]
     memory = content.reshape(-1).data
     buffers: list[memoryview] = []
     first = 0
     for place, row, size, new in zip(
         places[starts].tolist(),
         rows[starts].tolist(),
-        np.diff(starts, append=len(places)).tolist(),
+        [end - start for start, end in pairwise(edges)],
         run[starts].tolist(),
         strict=True,
     ):

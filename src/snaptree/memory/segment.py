@@ -153,7 +153,8 @@ class Segment:
         found = np.empty(len(indices), np.uint32)
         if not len(indices):
             return found
-        apart = (np.diff(indices) > _GAP) | (np.diff(indices >> _SPAN_BITS) != 0)
+        spans = indices >> _SPAN_BITS
+        apart = (indices[1:] - indices[:-1] > _GAP) | (spans[1:] != spans[:-1])
         edges = [0, *(np.flatnonzero(apart) + 1).tolist(), len(indices)]
         for start, end in pairwise(edges):
             low, high = int(indices[start]), int(indices[end - 1]) + 1

@@ -179,7 +179,7 @@ def _ascending(slots: Slots | NDArray[np.integer]) -> tuple[Pages, Pages]:
     """Return the positions of slots other than 0, in the order of the slots, and the slots in that order."""
     order = np.flatnonzero(slots)
     wide = slots[order].astype(np.int64)
-    if (np.diff(wide) < 0).any():
+    if (wide[1:] < wide[:-1]).any():
         by = np.argsort(wide, kind="stable")
         order, wide = order[by], wide[by]
     return order, wide
