@@ -92,9 +92,12 @@ class PagedRAM:
         """Forget what was written so far.  The VM stands still."""
         self.tracker.arm(holes=self.holes)
 
-    def take(self) -> Pages:
-        """Return what was written since the last time, note it as pending, and arm anew.  The VM stands still."""
-        taken = self.tracker.take(holes=self.holes)
+    def take(self, *, beside_qemu: bool = False) -> Pages:
+        """Return what was written since the last time, note it as pending, and arm anew.  The VM stands still.
+
+        :param beside_qemu: QEMU is at work meanwhile, and needs a core.
+        """
+        taken = self.tracker.take(holes=self.holes, beside_qemu=beside_qemu)
         self.add_pending(taken)
         return taken
 

@@ -80,13 +80,13 @@ class Taking:
         self._writer.flush()  # else QEMU's flushes in the next stop would wait for all of this
 
     def last(self) -> None:
-        """Take what was written since, and copy it.  The VM stands still, in its last stop."""
+        """Take what was written since, and copy it.  The VM stands still, in its last stop, and QEMU saves."""
         paged = self._paged
         if self._all:
             paged.arm()
             self._put_all()
             return
-        taken = paged.take()
+        taken = paged.take(beside_qemu=True)
         if not paged.tracker.exact:
             self._put_all()
             return

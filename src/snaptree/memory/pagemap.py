@@ -85,7 +85,9 @@ class Pagemap:
             os.close(self._process)
             self._fd = -1
 
-    def scan(self, start: int, end: int, *, arm: bool, max_pages: int = 0, private: bool = False) -> NDArray[np.int64]:
+    def scan(
+        self, start: int, end: int, *, arm: bool, max_pages: int = 0, private: bool = False, spare: int = 0
+    ) -> NDArray[np.int64]:
         """Return the ranges of pages that were written, and with ``arm`` begin anew with these.
 
         The rest stays as it is: arming drops mappings of KVM, so only what was written is armed.
@@ -96,13 +98,15 @@ class Pagemap:
         :param max_pages: stop after so many pages; 0 for all.
         :param private: all of it is private mappings: what was never written there was never copied, and needs no mark
             to tell, nor a page table to hold one.  Without ``arm`` before, all that was ever written.
+        :param spare: so many cores are left to others.
         :returns: rows of (first, last + 1), ascending, in pages from ``start``.
         :raises PermissionError: where a part of the range isn't registered (``userfault.register``).
         :raises OSError: EINVAL or ENOTTY where the kernel has no PAGEMAP_SCAN (before Linux 6.7).
         :raises ProcessLookupError: where the process is gone.
         """
         flags = PM_SCAN_CHECK_WPASYNC | (PM_SCAN_WP_MATCHING if arm else 0)
-        return self._scan(start, end, flags, _WRITTEN_COPY if private else _WRITTEN, max_pages)
+        categories = _WRITTEN_COPY if private else _WRITTEN
+        return self._scan(start, end, flags, categories, max_pages=max_pages, spare=spare)
 
     def copies(self, start: int, end: int) -> NDArray[np.int64]:
         """Return the ranges of pages that a process has for itself in private mappings, in memory.
@@ -113,9 +117,11 @@ class Pagemap:
         :returns: as :meth:`scan`.
         :raises OSError, ProcessLookupError: as :meth:`scan`.
         """
-        return self._scan(start, end, 0, _COPY, 0)
+        return self._scan(start, end, 0, _COPY)
 
-    def _scan(self, start: int, end: int, flags: int, categories: _Categories, max_pages: int) -> NDArray[np.int64]:
+    def _scan(
+        self, start: int, end: int, flags: int, categories: _Categories, *, max_pages: int = 0, spare: int = 0
+    ) -> NDArray[np.int64]:
         def work(buffer: NDArray[np.void], spans: Iterator[tuple[int, int]]) -> list[NDArray[np.int64]]:
             return [rows for span in spans for rows in self._walk(buffer, span, flags, categories, max_pages)]
 
@@ -123,7 +129,7 @@ class Pagemap:
             found = work(self._buffers[0], iter([(start, end)]))
         else:
             spans = iter([(at, min(at + SPAN_BYTES, end)) for at in range(start, end, SPAN_BYTES)])
-            others = [helper.submit(work, buffer, spans) for helper, buffer in self._shared_out()]
+            others = [helper.submit(work, buffer, spans) for helper, buffer in self._shared_out(spare)]
             try:
                 found = work(self._buffers[0], spans)
             finally:
@@ -132,13 +138,14 @@ class Pagemap:
             found.sort(key=lambda rows: int(rows[0, 0]))
         return (np.concatenate(found) - start) // PAGE_SIZE if found else np.empty((0, 2), np.int64)
 
-    def _shared_out(self) -> list[tuple[ThreadPoolExecutor, NDArray[np.void]]]:
+    def _shared_out(self, spare: int) -> list[tuple[ThreadPoolExecutor, NDArray[np.void]]]:
         """Return the helpers of this thread, each with a buffer of its own."""
         if self._helpers is None:
             count = min(SCANNERS_MAX, len(os.sched_getaffinity(0)))
             self._buffers += [np.zeros(REGIONS_AT_ONCE, _REGION) for _ in range(count - 1)]
             self._helpers = ThreadPoolExecutor(count, thread_name_prefix="snaptree-scan")
-        return [(self._helpers, buffer) for buffer in self._buffers[1:]]
+        cores = len(os.sched_getaffinity(0)) - spare
+        return [(self._helpers, buffer) for buffer in self._buffers[1 : max(1, cores)]]
 
     def _walk(
         self,

@@ -54,8 +54,11 @@ class Tracker(Protocol):
     def arm(self, *, holes: bool = False) -> None:
         """Forget everything written so far.  Only while the VM is stopped."""
 
-    def take(self, *, holes: bool = False) -> Pages:
-        """Return the pages written since the last arm or take, and begin anew.  Only while the VM is stopped."""
+    def take(self, *, holes: bool = False, beside_qemu: bool = False) -> Pages:
+        """Return the pages written since the last arm or take, and begin anew.  Only while the VM is stopped.
+
+        :param beside_qemu: QEMU is at work meanwhile, and needs a core.
+        """
 
     def peek(self, enough: int) -> Pages:
         """Return pages written so far, and go on; no more than ``enough``.  The VM may run."""
@@ -85,9 +88,9 @@ class UserfaultTracker:
         self._scan(arm=True)
         self._holes.note(holes)
 
-    def take(self, *, holes: bool = False) -> Pages:
+    def take(self, *, holes: bool = False, beside_qemu: bool = False) -> Pages:
         """Return the pages written since the last arm or take, and begin anew."""
-        return self._holes.join(self._scan(arm=True), holes)
+        return self._holes.join(self._scan(arm=True, spare=int(beside_qemu)), holes)
 
     def peek(self, enough: int) -> Pages:
         """Return pages written so far."""
@@ -97,12 +100,14 @@ class UserfaultTracker:
         """Close the pagemap."""
         self._pagemap.close()
 
-    def _scan(self, *, arm: bool, enough: int = 0) -> Pages:
+    def _scan(self, *, arm: bool, enough: int = 0, spare: int = 0) -> Pages:
         found = []
         left = enough
         for region, first in zip(self._ram.regions, self._ram.firsts, strict=True):
             end = region.address + region.size
-            ranges = self._pagemap.scan(region.address, end, arm=arm, max_pages=left, private=region.covered)
+            ranges = self._pagemap.scan(
+                region.address, end, arm=arm, max_pages=left, private=region.covered, spare=spare
+            )
             pages = to_pages(ranges) + first
             found.append(pages)
             if enough:
@@ -140,7 +145,7 @@ class CompareTracker:
         """Note the holes only."""
         self._holes.note(holes)
 
-    def take(self, *, holes: bool = False) -> Pages:
+    def take(self, *, holes: bool = False, beside_qemu: bool = False) -> Pages:
         """Return all pages that have memory."""
         return self._holes.join(to_pages(self._ram.populated()), holes)
 
