@@ -22,9 +22,13 @@ from tests.functional.main.untouched import fails, fails_json
 from tests.functional.traps.safety import run_state
 from tests.functional.undo.moves import automatic, cont, current, ram_of, run_bare, shown, spoil, stand, started
 
+PACE_MS = 1000
+"""The guest mostly sleeps.  Where QEMU has loaded half a state while a PCI interrupt was pending, then or now, its next
+reset can abort it (``pcibus_reset``), and nothing but `resume` goes on from there."""
+
 
 def test_a_load_that_fails_half_way_puts_the_vm_back_to_where_it_was(vm_factory: VMFactory) -> None:
-    vm = started(vm_factory())
+    vm = started(vm_factory(pace_ms=PACE_MS))
     vm.cli("create", vm.name, "a")
     before = stand(vm)
     spoil(vm)
@@ -48,7 +52,7 @@ def test_a_load_that_fails_half_way_puts_the_vm_back_to_where_it_was(vm_factory:
 
 @pytest.mark.parametrize("way", ["pages", "full"])
 def test_a_vm_that_ran_runs_on_from_there(vm_factory: VMFactory, way: str) -> None:
-    vm = started(vm_factory(), "--memory", way)
+    vm = started(vm_factory(pace_ms=PACE_MS), "--memory", way)
     vm.cli("create", vm.name, "a")
     go_on(vm)
     spoil(vm)
@@ -61,7 +65,7 @@ def test_a_vm_that_ran_runs_on_from_there(vm_factory: VMFactory, way: str) -> No
 
 
 def test_one_that_was_discarded_stays_half_way_and_says_so(vm_factory: VMFactory) -> None:
-    vm = started(vm_factory())
+    vm = started(vm_factory(pace_ms=PACE_MS))
     vm.cli("create", vm.name, "a")
     go_on(vm)
     spoil(vm)
@@ -70,7 +74,7 @@ def test_one_that_was_discarded_stays_half_way_and_says_so(vm_factory: VMFactory
 
 
 def test_one_that_had_not_run_goes_back_to_its_current_snapshot(vm_factory: VMFactory) -> None:
-    vm = started(vm_factory())
+    vm = started(vm_factory(pace_ms=PACE_MS))
     vm.cli("create", vm.name, "a")
     go_on(vm)
     spoil(vm)
@@ -109,7 +113,7 @@ def kill(pid: int) -> None:
 
 @pytest.mark.parametrize("point", ["load.ram", "load.returning"])
 def test_a_load_that_was_cut_off_and_cannot_be_finished_goes_back(vm_factory: VMFactory, point: str) -> None:
-    vm = started(vm_factory())
+    vm = started(vm_factory(pace_ms=PACE_MS))
     vm.cli("create", vm.name, "a")
     before = stand(vm)
     spoil(vm)
@@ -141,7 +145,7 @@ def test_a_load_that_was_cut_off_and_cannot_be_finished_goes_back(vm_factory: VM
 def test_a_death_between_keeping_and_loading_leaves_both_whole(
     vm_factory: VMFactory, point: str, left: int, at: str
 ) -> None:
-    vm = started(vm_factory())
+    vm = started(vm_factory(pace_ms=PACE_MS))
     vm.cli("create", vm.name, "a")
     before = stand(vm)
     with dying(vm, point):
