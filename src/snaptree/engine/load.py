@@ -8,7 +8,6 @@ import time
 from dataclasses import dataclass, replace
 
 from ..catalog.history import Entry, Journal
-from ..catalog.lineage import append, load_record
 from ..model.errors import QEMUFailed, QEMUGone, SnaptreeError
 from ..model.snapshot import Snapshot
 from ..qemu.jobs import dismiss_soon
@@ -18,7 +17,7 @@ from .halfway import HalfWay, Plan
 from .loadable import Ready, ready
 from .moments import ClockSeen
 from .present import keep_before, prune
-from .revert import new_plan, revert
+from .revert import new_plan, note_in_lineage, revert
 from .stopwatch import Stopwatch
 from .vm import VM
 
@@ -191,7 +190,7 @@ def _note(vm: VM, snapshot: Snapshot, plan: Plan, client: str, clock: Stopwatch,
     Where the journal says durably that QEMU has loaded, a crash of the host that undoes this is followed by it again.
     """
     if not reverted:
-        append(vm.place.lineage, time.time_ns(), load_record(snapshot.id, plan.undo))
+        note_in_lineage(vm, plan)
     entry = vm.entry_now("load", snapshot.name, snapshot.id, client, clock=clock)
     vm.catalog.loaded(snapshot.id, entry, plan.undo, durable=not reverted)
     return entry

@@ -16,7 +16,6 @@ from .status import load_reasons
 from .vm import VM
 
 if TYPE_CHECKING:
-    from .paged import PagedRAM
     from .putting import Putting
 
 
@@ -63,7 +62,11 @@ async def ready(vm: VM, snapshot: Snapshot, *, allow_resize: bool, way_back: boo
     facts, reasons = await vm.facts_for(lambda facts: load_reasons(facts, snapshot, allow_resize=allow_resize))
     _refuse(snapshot, reasons)
     file = next(device.file for device in facts.devices if device.device == snapshot.vmstate_device)
-    return Ready(snapshot, allow_resize, facts, await in_thread(_ram_of, vm, snapshot, file, way_back=way_back))
+    try:
+        ram = await in_thread(_ram_of, vm, snapshot, file, way_back=way_back)
+    except PageStoreError as error:
+        refuse_damaged(snapshot, error)
+    return Ready(snapshot, allow_resize, facts, ram)
 
 
 def _ram_of(vm: VM, snapshot: Snapshot, file: str, *, way_back: bool) -> Putting | None:
@@ -71,21 +74,13 @@ def _ram_of(vm: VM, snapshot: Snapshot, file: str, *, way_back: bool) -> Putting
 
     :param file: the image that holds the VM state.
     :raises NotReady: where RAM, or the VM state, is not such that it can be loaded.
+    :raises PageStoreError, OSError: where the pages can't be read.
     """
     _refuse(snapshot, tuple(ram_reasons(vm, snapshot, images.vm_state_head(file, snapshot.tag))))
-    if snapshot.memory != "pages" or vm.paged is None:
+    if snapshot.memory != "pages" or vm.paged is None or not vm.paged.fits(snapshot.id):
         return None
-    try:
-        return _prepared(vm.paged, snapshot.id, way_back=way_back)
-    except PageStoreError as error:
-        refuse_damaged(snapshot, error)
-
-
-def _prepared(paged: PagedRAM, id: str, *, way_back: bool) -> Putting | None:
     from .putting import Putting  # noqa: PLC0415  numpy, which is there where RAM is paged
 
-    if not paged.fits(id):
-        return None
-    ram = Putting(paged, id, way_back=way_back)
+    ram = Putting(vm.paged, snapshot.id, way_back=way_back)
     ram.prepare()
     return ram

@@ -156,7 +156,7 @@ class _Reverting:
         """Note durably that QEMU has loaded: before the guest writes, as then the disks no longer tell."""
         vm, plan = self._vm, self.plan
         vm.catalog.set_step("reverted", plan.to_json())
-        append(vm.place.lineage, time.time_ns(), load_record(plan.id, plan.undo))
+        note_in_lineage(vm, plan)
 
     async def _load_pages(self, ram: Putting) -> None:
         """Write RAM and let QEMU load; once more where another monitor continued the VM, as the guest then wrote too.
@@ -220,6 +220,11 @@ class _Reverting:
     async def _break(self, found: dict[str, str], why: str, cause: Exception | None = None) -> NoReturn:
         await mark_broken(self._vm, self.plan, found, client=self._client, clock=self._clock, why=why)
         raise HalfWay(self._vm, self.plan, why) from cause
+
+
+def note_in_lineage(vm: VM, plan: Plan) -> None:
+    """Note durably that the snapshot was loaded, where a lost catalog comes back from."""
+    append(vm.place.lineage, time.time_ns(), load_record(plan.id, plan.undo))
 
 
 def new_plan(snapshot: Snapshot, facts: Facts, before: Before) -> Plan:

@@ -65,8 +65,9 @@ class Pagemap:
             if isinstance(error, PermissionError):
                 raise refusal(pid, error) from error
             raise ProcessLookupError(f"process {pid} is gone") from error
-        self._buffers = [np.zeros(REGIONS_AT_ONCE, _REGION)]
-        self._helpers: ThreadPoolExecutor | None = None  # made for the first range that is worth it
+        # One for each core that scans; what is never used takes no memory, nor a thread.
+        self._buffers = [np.zeros(REGIONS_AT_ONCE, _REGION) for _ in range(min(SCANNERS_MAX, _cores()))]
+        self._helpers = ThreadPoolExecutor(SCANNERS_MAX - 1, thread_name_prefix="snaptree-scan")
 
     def __enter__(self) -> Self:
         return self
@@ -79,8 +80,7 @@ class Pagemap:
     def close(self) -> None:
         """Close it; a second time does nothing."""
         if self._fd >= 0:
-            if self._helpers is not None:
-                self._helpers.shutdown()
+            self._helpers.shutdown()
             os.close(self._fd)
             os.close(self._process)
             self._fd = -1
@@ -129,7 +129,8 @@ class Pagemap:
             found = work(self._buffers[0], iter([(start, end)]))
         else:
             spans = iter([(at, min(at + SPAN_BYTES, end)) for at in range(start, end, SPAN_BYTES)])
-            others = [helper.submit(work, buffer, spans) for helper, buffer in self._shared_out(spare)]
+            buffers = self._buffers[1 : max(1, _cores() - spare)]
+            others = [self._helpers.submit(work, buffer, spans) for buffer in buffers]
             try:
                 found = work(self._buffers[0], spans)
             finally:
@@ -137,15 +138,6 @@ class Pagemap:
             found += [rows for other in others for rows in other.result()]
             found.sort(key=lambda rows: int(rows[0, 0]))
         return (np.concatenate(found) - start) // PAGE_SIZE if found else np.empty((0, 2), np.int64)
-
-    def _shared_out(self, spare: int) -> list[tuple[ThreadPoolExecutor, NDArray[np.void]]]:
-        """Return the helpers of this thread, each with a buffer of its own."""
-        if self._helpers is None:
-            count = min(SCANNERS_MAX, len(os.sched_getaffinity(0)))
-            self._buffers += [np.zeros(REGIONS_AT_ONCE, _REGION) for _ in range(count - 1)]
-            self._helpers = ThreadPoolExecutor(count, thread_name_prefix="snaptree-scan")
-        cores = len(os.sched_getaffinity(0)) - spare
-        return [(self._helpers, buffer) for buffer in self._buffers[1 : max(1, cores)]]
 
     def _walk(
         self,
@@ -180,3 +172,7 @@ class Pagemap:
 
     def _has_ended(self) -> bool:
         return bool(select.select([self._process], [], [], 0)[0])
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))

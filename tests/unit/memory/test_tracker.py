@@ -77,6 +77,7 @@ def test_more_ranges_than_one_call_returns_are_all_told(watch: int, monkeypatch:
 
 
 def test_ranges_that_several_cores_scan_are_told_in_order(watch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("snaptree.memory.pagemap.SHARED_BYTES", 0)
     monkeypatch.setattr("snaptree.memory.pagemap.SPAN_BYTES", 64 * 4096)
     monkeypatch.setattr("snaptree.memory.pagemap.REGIONS_AT_ONCE", 16)
     with OwnRAM(PAGES) as own, watched(watch, own) as ram:
