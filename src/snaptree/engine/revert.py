@@ -93,9 +93,11 @@ class _Reverting:
         """
         vm, pause, ram = self._vm, self._pause, self._ram
         try:
+            await self._begin(ram)
             if self._facts.reset_before_load:
                 await reset_for_load(vm.session.execute, no_reboot=self._facts.host.no_reboot)
-            await self._begin(ram)
+                if ram is not None:
+                    await in_thread(ram.look)  # the reset has written into RAM
             if ram is None:
                 await self._load_state()
             else:

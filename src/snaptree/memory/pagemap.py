@@ -44,6 +44,7 @@ SPAN_BYTES = 1 << 28
 SHARED_BYTES = 1 << 30
 """What is larger is shared: a scan takes 0.4 to 1 ms for each GiB, and to hand it out costs 0.2 ms."""
 SCANNERS_MAX = 4
+"""So many cores at most scan together."""
 
 _REGION = np.dtype([("start", "<u8"), ("end", "<u8"), ("categories", "<u8")])
 

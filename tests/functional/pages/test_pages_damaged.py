@@ -9,6 +9,7 @@ from tests.framework import ram
 from tests.framework.qmp import QMPClient, QMPError
 from tests.framework.vm import TestVM
 from tests.functional.traps.safety import run_state
+from tests.functional.traps.test_trap_states import wait_run_state
 
 from snaptree.memory.pages import PAGE
 
@@ -54,3 +55,19 @@ def test_a_damaged_page_that_only_the_pause_shows_to_be_needed_refuses_the_load_
         assert client.execute("query-snapshot-history")[-1]["result"].startswith("failed: base cannot be loaded now")
     vm.wait_states(2, vm.serial_end())
     vm.assert_guest_ok()
+
+
+def test_a_vm_that_a_load_would_reset_first_is_not_reset_where_a_page_is_damaged(vm_factory: VMFactory) -> None:
+    vm = vm_factory()
+    vm.run("-no-shutdown", "-no-reboot")  # with both, a reset is a shutdown that QEMU outlives
+    vm.wait_states(2)
+    with vm.qmp() as client:
+        client.execute("snapshot-create", {"name": "base"})
+        vm.wait_states(2, vm.serial_end())
+        assert damage(vm)
+        client.execute("system_reset")
+        wait_run_state(client, "shutdown")
+        before = ram.digests(client.execute("query-vm")["qemu_pid"])
+        assert refused(client) == ["pages-damaged"]
+        assert run_state(client) == "shutdown"
+        assert ram.digests(client.execute("query-vm")["qemu_pid"]) == before
