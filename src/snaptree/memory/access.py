@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 from typing import Protocol
@@ -39,8 +40,14 @@ class Access(Protocol):
     def write(self, pages: Pages, content: Content) -> None:
         """Copy the rows of ``content`` to pages."""
 
-    def populated(self) -> Ranges:
-        """Return the pages that have memory; the others are zero, and reading them through a mapping would cost it."""
+    def populated(self, first: int = 0, last: int | None = None) -> Ranges:
+        """Return the pages that have memory; the others are zero, and reading them through a mapping would cost it.
+
+        :param first: look from here on, and only before ``last``.
+        """
+
+    def next_populated(self, first: int) -> int:
+        """Return the first page from ``first`` on that has memory; where there is none, the region's number of them."""
 
     def allocated_bytes(self) -> int:
         """Return how much memory the region's file has; 0 where that says nothing."""
@@ -93,19 +100,25 @@ class MappedFile:
         for at in range(0, len(pages), PAGES_AT_ONCE):
             self._pages[pages[at : at + PAGES_AT_ONCE]] = content[at : at + PAGES_AT_ONCE]
 
-    def populated(self) -> Ranges:
+    def populated(self, first: int = 0, last: int | None = None) -> Ranges:
         """Return what SEEK_DATA and SEEK_HOLE say."""
         found = []
-        at = 0
-        while at < self._size:
-            try:
-                start = os.lseek(self._fd, at, os.SEEK_DATA)
-            except OSError:  # ENXIO: no data behind
-                break
-            at = min(os.lseek(self._fd, start, os.SEEK_HOLE), self._size)
-            if start < self._size:
-                found.append((start // PAGE_SIZE, -(-at // PAGE_SIZE)))
+        at, end = first, self._size // PAGE_SIZE if last is None else last
+        while (at := self.next_populated(at)) < end:
+            start = at
+            at = min(-(-os.lseek(self._fd, start * PAGE_SIZE, os.SEEK_HOLE) // PAGE_SIZE), end)
+            found.append((start, at))
         return np.array(found, np.int64).reshape(-1, 2)
+
+    def next_populated(self, first: int) -> int:
+        """Return what SEEK_DATA says."""
+        try:
+            at = os.lseek(self._fd, first * PAGE_SIZE, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            at = self._size  # none behind
+        return min(at, self._size) // PAGE_SIZE
 
     def allocated_bytes(self) -> int:
         """Return how much memory the file has."""
@@ -137,9 +150,13 @@ class RemoteMemory:
         """Copy the rows of ``content`` to pages."""
         self._transfer(SYS_PROCESS_VM_WRITEV, pages, content)
 
-    def populated(self) -> Ranges:
+    def populated(self, first: int = 0, last: int | None = None) -> Ranges:
         """Return all: a private mapping shows its file wherever QEMU has not written."""
-        return np.array([[0, self._region.pages]], np.int64)
+        return np.array([[first, self._region.pages if last is None else last]], np.int64)
+
+    def next_populated(self, first: int) -> int:
+        """Return ``first``, as all count."""
+        return first
 
     def allocated_bytes(self) -> int:
         """Return 0: what a private mapping has is told by QEMU's process."""

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .kernel import PAGE_SIZE
+from .ranges import Ranges
 from .refusal import refusal
 
 # linux/fs.h
@@ -87,29 +88,32 @@ class Pagemap:
             self._fd = -1
 
     def scan(
-        self, start: int, end: int, *, arm: bool, max_pages: int = 0, private: bool = False, spare: int = 0
-    ) -> NDArray[np.int64]:
+        self, start: int, parts: Ranges, *, arm: bool, max_pages: int = 0, private: bool = False, spare: int = 0
+    ) -> Ranges:
         """Return the ranges of pages that were written, and with ``arm`` begin anew with these.
 
         The rest stays as it is: arming drops mappings of KVM, so only what was written is armed.
 
-        :param start: an address in that process, page-aligned; ``end`` likewise, not included.
+        A page without memory counts as written, and has a page table when it is armed.
+
+        :param start: an address in that process, page-aligned.
+        :param parts: what is scanned, in pages from ``start``.
         :param arm: only while the VM is stopped, where marks are relied on: a read with O_DIRECT that is under way
             would write to pages whose marks were just taken off, without a fault.
         :param max_pages: stop after so many pages; 0 for all.
         :param private: all of it is private mappings: what was never written there was never copied, and needs no mark
             to tell, nor a page table to hold one.  Without ``arm`` before, all that was ever written.
         :param spare: so many cores are left to others.
-        :returns: rows of (first, last + 1), ascending, in pages from ``start``.
+        :returns: in pages from ``start``.
         :raises PermissionError: where a part of the range isn't registered (``userfault.register``).
         :raises OSError: EINVAL or ENOTTY where the kernel has no PAGEMAP_SCAN (before Linux 6.7).
         :raises ProcessLookupError: where the process is gone.
         """
         flags = PM_SCAN_CHECK_WPASYNC | (PM_SCAN_WP_MATCHING if arm else 0)
         categories = _WRITTEN_COPY if private else _WRITTEN
-        return self._scan(start, end, flags, categories, max_pages=max_pages, spare=spare)
+        return self._scan(start, parts, flags, categories, max_pages=max_pages, spare=spare)
 
-    def copies(self, start: int, end: int) -> NDArray[np.int64]:
+    def copies(self, start: int, pages: int) -> Ranges:
         """Return the ranges of pages that a process has for itself in private mappings, in memory.
 
         They were written once, and neither given back nor swapped out since: the kernel tells those two alike, where
@@ -118,18 +122,35 @@ class Pagemap:
         :returns: as :meth:`scan`.
         :raises OSError, ProcessLookupError: as :meth:`scan`.
         """
-        return self._scan(start, end, 0, _COPY)
+        return self._scan(start, np.array([[0, pages]], np.int64), 0, _COPY)
 
     def _scan(
-        self, start: int, end: int, flags: int, categories: _Categories, *, max_pages: int = 0, spare: int = 0
-    ) -> NDArray[np.int64]:
+        self,
+        start: int,
+        parts: Ranges,
+        flags: int,
+        categories: _Categories,
+        *,
+        max_pages: int = 0,
+        spare: int = 0,
+    ) -> Ranges:
         def work(buffer: NDArray[np.void], spans: Iterator[tuple[int, int]]) -> list[NDArray[np.int64]]:
-            return [rows for span in spans for rows in self._walk(buffer, span, flags, categories, max_pages)]
+            found, left = [], max_pages
+            for span in spans:
+                for rows in self._walk(buffer, span, flags, categories, max(left, 0)):
+                    found.append(rows)
+                    left -= int((rows[:, 1] - rows[:, 0]).sum()) // PAGE_SIZE
+                    if max_pages and left <= 0:
+                        return found
+            return found
 
-        if max_pages or end - start <= SHARED_BYTES:
-            found = work(self._buffers[0], iter([(start, end)]))
+        addresses = (start + parts * PAGE_SIZE).tolist()
+        if max_pages or sum(end - at for at, end in addresses) <= SHARED_BYTES:
+            found = work(self._buffers[0], iter(addresses))
         else:
-            spans = iter([(at, min(at + SPAN_BYTES, end)) for at in range(start, end, SPAN_BYTES)])
+            spans = iter(
+                [(at, min(at + SPAN_BYTES, end)) for first, end in addresses for at in range(first, end, SPAN_BYTES)]
+            )
             buffers = self._buffers[1 : max(1, _cores() - spare)]
             others = [self._helpers.submit(work, buffer, spans) for buffer in buffers]
             try:
@@ -149,12 +170,12 @@ class Pagemap:
         max_pages: int,
     ) -> Iterator[NDArray[np.int64]]:
         """Yield the ranges found by each call, as addresses, none of them empty."""
-        left, (at, end) = max_pages, span
+        at, end = span
         while at < end:
             arg = bytearray(
                 _SCAN_ARG.pack(
                     *(_SCAN_ARG.size, flags, at, end, 0),
-                    *(buffer.ctypes.data, len(buffer), left),
+                    *(buffer.ctypes.data, len(buffer), max_pages),
                     *(*categories, PAGE_IS_WRITTEN),  # inverted, all of, any of, returned
                 )
             )
@@ -162,14 +183,9 @@ class Pagemap:
             walked: int = _SCAN_ARG.unpack(arg)[_WALK_END]
             if walked <= at or self._has_ended():  # its address space is empty then, and nothing was written
                 raise ProcessLookupError(f"process {self.pid} has ended")
+            at = walked
             if count:
                 yield np.stack([buffer["start"][:count], buffer["end"][:count]], axis=1).astype(np.int64)
-            at = walked
-            if max_pages and count:
-                sizes = buffer["end"][:count] - buffer["start"][:count]
-                left -= int(sizes.sum()) // PAGE_SIZE
-                if left <= 0:
-                    return
 
     def _has_ended(self) -> bool:
         return bool(select.select([self._process], [], [], 0)[0])

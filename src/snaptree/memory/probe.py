@@ -84,14 +84,14 @@ def _written_of_our_own() -> list[list[int]]:
         undo.callback(os.close, memory)
         os.ftruncate(memory, _PAGES * PAGE_SIZE)
         pages = np.frombuffer(mmap.mmap(memory, _PAGES * PAGE_SIZE), np.uint8)
-        start, end = pages.ctypes.data, pages.ctypes.data + len(pages)
+        start, whole = pages.ctypes.data, np.array([[0, _PAGES]], np.int64)
         watch = userfault.own()
         undo.callback(os.close, watch)
         userfault.register(watch, start, len(pages))
         pagemap = undo.enter_context(Pagemap(os.getpid()))
-        pagemap.scan(start, end, arm=True)
+        pagemap.scan(start, whole, arm=True)
         pages[_WRITTEN_PAGE * PAGE_SIZE] = 1
-        found: list[list[int]] = pagemap.scan(start, end, arm=True).tolist()
+        found: list[list[int]] = pagemap.scan(start, whole, arm=True).tolist()
         return found
 
 

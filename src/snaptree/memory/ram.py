@@ -29,6 +29,7 @@ class GuestRAM:
     :ivar regions: in their order.
     :ivar firsts: the number of each region's first page.
     :ivar pages: how many pages there are.
+    :ivar accesses: to each region.
     :raises TracingRefused: on opening, where a region may not be reached.
     :raises OSError: on opening, where a region's file cannot be opened or mapped.
     """
@@ -40,11 +41,11 @@ class GuestRAM:
         self.pages = int(ends[-1]) if len(ends) else 0
         self.firsts = tuple(int(end) - region.pages for end, region in zip(ends, regions, strict=True))
         self._bounds = np.array([*self.firsts, self.pages], np.int64)
-        self._accesses: list[Access] = []
+        self.accesses: list[Access] = []
         with contextlib.ExitStack() as undo:
             undo.callback(self.close)
             for region in regions:
-                self._accesses.append(_open(pid, region))
+                self.accesses.append(_open(pid, region))
             undo.pop_all()
 
     def __enter__(self) -> Self:
@@ -57,8 +58,8 @@ class GuestRAM:
 
     def close(self) -> None:
         """Let go of it; QEMU keeps its RAM.  A second time does nothing."""
-        while self._accesses:
-            self._accesses.pop().close()
+        while self.accesses:
+            self.accesses.pop().close()
 
     def gather(self, pages: Pages, out: Content | None = None) -> Content:
         """Return a copy of pages.
@@ -90,20 +91,20 @@ class GuestRAM:
         return np.concatenate(
             [
                 np.empty((0, 2), np.int64),
-                *(access.populated() + first for access, first in zip(self._accesses, self.firsts, strict=True)),
+                *(access.populated() + first for access, first in zip(self.accesses, self.firsts, strict=True)),
             ]
         )
 
     def allocated_bytes(self) -> int:
         """Return how much memory the files of all regions have."""
-        return sum(access.allocated_bytes() for access in self._accesses)
+        return sum(access.allocated_bytes() for access in self.accesses)
 
     def _split(self, pages: Pages) -> Iterator[tuple[Access, Pages, slice]]:
         """Yield, for each region, its own page numbers and which rows they are."""
         if len(pages) and not 0 <= pages[0] <= pages[-1] < self.pages:
             raise IndexError(f"pages {pages[0]} to {pages[-1]} are not all within the {self.pages} pages of RAM")
         cuts = np.searchsorted(pages, self._bounds).tolist()
-        for number, access in enumerate(self._accesses):
+        for number, access in enumerate(self.accesses):
             rows = slice(cuts[number], cuts[number + 1])
             if rows.stop > rows.start:
                 yield access, pages[rows] - self.firsts[number], rows

@@ -17,8 +17,8 @@ from typing import Literal, Protocol
 import numpy as np
 
 from . import userfault
+from .blank import Blank
 from .pagemap import Pagemap
-from .pages import PAGE
 from .ptrace import TracingRefused
 from .ram import GuestRAM
 from .ranges import Pages, Ranges, to_mask, to_pages
@@ -78,6 +78,7 @@ class UserfaultTracker:
         self._ram = ram
         self._pagemap = pagemap
         self._holes = Holes(ram, self._populated)
+        self._blanks = [Blank(access, region.pages) for access, region in zip(ram.accesses, ram.regions, strict=True)]
 
     def prepare(self) -> None:
         """Arm what is not armed."""
@@ -103,25 +104,34 @@ class UserfaultTracker:
     def _scan(self, *, arm: bool, enough: int = 0, spare: int = 0) -> Pages:
         found = []
         left = enough
-        for region, first in zip(self._ram.regions, self._ram.firsts, strict=True):
-            end = region.address + region.size
+        for region, first, blank in zip(self._ram.regions, self._ram.firsts, self._blanks, strict=True):
+            if arm:
+                blank.begin()
+            blocks, new = blank.filled()
+            if arm and len(blocks):
+                self._pagemap.scan(region.address, blocks, arm=True)
             ranges = self._pagemap.scan(
-                region.address, end, arm=arm, max_pages=left, private=region.covered, spare=spare
+                region.address, blank.others(), arm=arm, max_pages=left, private=region.covered, spare=spare
             )
-            pages = to_pages(ranges) + first
-            found.append(pages)
+            if arm:
+                blank.forget(blocks)
+            pages = to_pages(ranges)
+            if len(new):
+                pages = np.union1d(pages, to_pages(new))
+            found.append(pages + first)
             if enough:
                 left -= len(pages)
                 if left <= 0:
                     break
-        return np.concatenate(found) if found else np.empty(0, np.int64)
+        pages = np.concatenate(found) if found else np.empty(0, np.int64)
+        return pages[:enough] if enough else pages
 
     def _populated(self) -> Ranges:
         """Return the pages that have memory; where all is private mappings, those that the process has copied."""
         found = self._ram.populated()
         for region, first in zip(self._ram.regions, self._ram.firsts, strict=True):
             if region.covered:
-                own = self._pagemap.copies(region.address, region.address + region.size) + first
+                own = self._pagemap.copies(region.address, region.pages) + first
                 before, after = found[:, 0] < first, found[:, 0] >= first + region.pages
                 found = np.concatenate([found[before], own, found[after]])
         return found
@@ -232,9 +242,9 @@ def _watched(pid: int, ram: GuestRAM) -> Pagemap:
 def _is_registered(pagemap: Pagemap, ram: GuestRAM) -> bool:
     try:
         for region in ram.regions:
-            pagemap.scan(region.address, region.address + PAGE, arm=False)  # mostly this says it already
+            pagemap.scan(region.address, np.array([[0, 1]]), arm=False)  # mostly this says it already
         for region in ram.regions:
-            pagemap.scan(region.address, region.address + region.size, arm=False)
+            pagemap.scan(region.address, np.array([[0, region.pages]]), arm=False)
     except ProcessLookupError:
         raise
     except OSError as error:

@@ -11,6 +11,7 @@ import pytest
 from tests.unit.memory.own import OwnRAM
 
 from snaptree.memory import tracker, userfault
+from snaptree.memory.blank import BLOCK_PAGES
 from snaptree.memory.kernel import status
 from snaptree.memory.pagemap import Pagemap
 from snaptree.memory.ptrace import TracingRefused
@@ -87,6 +88,46 @@ def test_ranges_that_several_cores_scan_are_told_in_order(watch: int, monkeypatc
         own.pages[written, 0] = 1
         assert tracked.take().tolist() == written
         assert tracked.take().size == 0
+        tracked.close()
+
+
+def test_where_ram_has_had_no_memory_nothing_takes_page_tables_and_what_comes_there_is_told_once(watch: int) -> None:
+    pages = 1 << 18
+    with OwnRAM(pages) as own, watched(watch, own) as ram:
+        tracked = tracker.choose(os.getpid(), ram, "userfaultfd")
+        own.pages[5] = 1
+        before = _page_table_kib()
+        tracked.prepare()
+        own.pages[6] = 1
+        own.pages[BLOCK_PAGES + 7] = 1  # since
+        tracked.arm()
+        assert tracked.take().size == 0
+        written = [5, BLOCK_PAGES - 1, BLOCK_PAGES, 9 * BLOCK_PAGES + 3, 12 * BLOCK_PAGES - 1, pages - 1]
+        own.pages[written, 1] = 1
+        ram.scatter(np.array([20 * BLOCK_PAGES]), np.ones((1, 4096), np.uint8))  # not seen by the process
+        told = [*written[:-1], 20 * BLOCK_PAGES, pages - 1]
+        assert tracked.peek(3).tolist() == told[:3]
+        assert tracked.peek(100).tolist() == told
+        assert tracked.take().tolist() == told
+        assert tracked.take().size == 0
+        own.pages[[9 * BLOCK_PAGES + 3, 9 * BLOCK_PAGES + 4, 20 * BLOCK_PAGES], 2] = 1
+        assert tracked.take().tolist() == [9 * BLOCK_PAGES + 3, 9 * BLOCK_PAGES + 4, 20 * BLOCK_PAGES]
+        assert tracked.take().size == 0
+        assert _page_table_kib() - before < 500  # marks for all of it take 2 MiB
+        tracked.close()
+
+
+def test_what_was_written_where_ram_had_no_memory_and_given_back_again_is_no_hole_that_is_new(watch: int) -> None:
+    with OwnRAM(2 * BLOCK_PAGES) as own, watched(watch, own) as ram:
+        own.pages[3] = 1
+        tracked = tracker.choose(os.getpid(), ram, "userfaultfd")
+        tracked.arm(holes=True)
+        own.pages[BLOCK_PAGES + 3] = 1
+        os.ftruncate(own.fd, BLOCK_PAGES * 4096)
+        os.ftruncate(own.fd, 2 * BLOCK_PAGES * 4096)
+        assert tracked.take(holes=True).size == 0
+        own.pages[BLOCK_PAGES + 4] = 1
+        assert tracked.take(holes=True).tolist() == [BLOCK_PAGES + 4]
         tracked.close()
 
 
@@ -180,7 +221,7 @@ def test_what_may_not_be_traced_means_comparing() -> None:
 
 def test_a_range_that_is_not_registered_is_an_error_and_not_an_empty_list() -> None:
     with OwnRAM(8) as own, Pagemap(os.getpid()) as pagemap, pytest.raises(PermissionError):
-        pagemap.scan(own.address, own.address + own.pages.nbytes, arm=False)
+        pagemap.scan(own.address, np.array([[0, 8]]), arm=False)
 
 
 def test_a_range_of_another_userfaultfd_cannot_be_registered(watch: int) -> None:

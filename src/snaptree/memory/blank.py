@@ -1,0 +1,68 @@
+"""Parts of guest RAM that have had no memory yet: nothing was written there.  Not for: what was written elsewhere.
+
+A page without memory counts as written for PAGEMAP_SCAN, and beginning anew with it takes a page table and time at
+every scan from then on.  So such parts are not scanned: as long as the file has no memory there, the page is what it
+was, zero.  Where it has some at last, all pages there that have some count as written once.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .access import Access
+from .pages import PAGE
+from .ranges import Ranges, to_ranges
+
+BLOCK_PAGES = (16 << 20) // PAGE
+"""So many are looked at together.  Smaller ones would save page tables and cost calls."""
+
+
+class Blank:
+    """Which blocks of one region have had no memory since :meth:`begin`; before it, none counts as such.
+
+    :param access: of the region; one that can't tell has memory everywhere.
+    """
+
+    def __init__(self, access: Access, pages: int) -> None:
+        self._access = access
+        self._pages = pages
+        self._blank = np.zeros(-(-pages // BLOCK_PAGES), np.bool_)
+        self._begun = False
+
+    def begin(self) -> None:
+        """Find the blocks that have no memory now; again does nothing."""
+        if not self._begun:
+            self._begun = True
+            self._blank[:] = True
+            self._blank[self._filled()] = False
+
+    def filled(self) -> tuple[Ranges, Ranges]:
+        """Return the blocks that have memory now and had none, and the pages in them that have it."""
+        blocks = self._ranges(self._filled())
+        pages = [self._access.populated(first, last) for first, last in blocks.tolist()]
+        return blocks, np.concatenate([np.empty((0, 2), np.int64), *pages])
+
+    def forget(self, blocks: Ranges) -> None:
+        """Take these of :meth:`filled` for blank no more."""
+        for first in (blocks[:, 0] // BLOCK_PAGES).tolist():
+            self._blank[first] = False
+
+    def others(self) -> Ranges:
+        """Return the pages that are in no blank block."""
+        found = to_ranges(np.flatnonzero(~self._blank)) * BLOCK_PAGES
+        return np.minimum(found, self._pages)
+
+    def _filled(self) -> list[int]:
+        found = []
+        for first, last in to_ranges(np.flatnonzero(self._blank)).tolist():
+            at = first
+            while at < last:
+                at = self._access.next_populated(at * BLOCK_PAGES) // BLOCK_PAGES
+                if at < last:
+                    found.append(at)
+                    at += 1
+        return found
+
+    def _ranges(self, blocks: list[int]) -> Ranges:
+        firsts = np.array(blocks, np.int64) * BLOCK_PAGES
+        return np.stack((firsts, np.minimum(firsts + BLOCK_PAGES, self._pages)), axis=1)
