@@ -59,12 +59,15 @@ class KnownFacts:
             self._known = replace(known, facts=facts)
         return facts
 
-    async def expected(self) -> Facts | None:
-        """Return the facts as they must be now, by all that is known of a VM that runs; ``None`` where little is."""
+    def expected(self) -> Facts | None:
+        """Return the facts as they must be now, by all that is known of a VM that runs; ``None`` where little is.
+
+        Reads images, so not in the event loop.
+        """
         known = self._known
         if known is None or not known.facts.running:
             return None
-        tables = await asyncio.to_thread(known.tables)
+        tables = known.tables()
         return with_tables(known.facts, tables) if tables is not None else None
 
     async def devices(self) -> tuple[BlockDevice, ...]:

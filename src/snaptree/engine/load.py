@@ -14,9 +14,9 @@ from ..qemu.jobs import dismiss_soon
 from . import images, trace
 from .automatic import Before
 from .halfway import HalfWay, Plan
-from .loadable import Ready, ready
+from .loadable import Ready, ready, ready_as_expected
 from .moments import ClockSeen
-from .present import keep_before, prune
+from .present import Here, keep_before, look_here, prune
 from .revert import new_plan, note_in_lineage, revert
 from .stopwatch import Stopwatch
 from .vm import VM
@@ -70,24 +70,23 @@ async def load(
     """
     async with vm.operation("load", wait=wait):
         vm.require_qemu()
-        snapshot = await vm.disk(vm.catalog.find, name=name, id=id)
-        return await load_held(vm, snapshot, allow_resize=allow_resize, keep=keep, client=client)
+        snapshot, here = await vm.disk(lambda: (vm.catalog.find(name=name, id=id), look_here(vm)))
+        return await load_held(vm, snapshot, here, allow_resize=allow_resize, keep=keep, client=client)
 
 
 async def load_held(
-    vm: VM, snapshot: Snapshot, *, allow_resize: bool = False, keep: bool | None = None, client: str
+    vm: VM, snapshot: Snapshot, here: Here, *, allow_resize: bool = False, keep: bool | None = None, client: str
 ) -> Loaded:
-    """As :func:`load`, for a caller who holds the VM's lock."""
+    """As :func:`load`, for a caller who holds the VM's lock, and knows where it is."""
     before = await keep_before(
-        vm, snapshot, keep, check=lambda: ready(vm, snapshot, allow_resize=allow_resize), client=client
+        vm, snapshot, here, keep, check=lambda: ready(vm, snapshot, allow_resize=allow_resize), client=client
     )
     trace.point("load.kept")
     clock = Stopwatch()
     async with vm.exclusive():
         flushing = asyncio.create_task(asyncio.to_thread(images.flush, vm.files()))
         try:
-            found = await ready(vm, snapshot, allow_resize=allow_resize)
-            plan = await vm.disk(_begin, vm, snapshot, found, before, client)
+            found, plan = await _plan(vm, snapshot, before, allow_resize=allow_resize, client=client)
         finally:
             await flushing
         trace.point("load.begun")
@@ -134,6 +133,20 @@ async def go_back(vm: VM, back: Snapshot, *, goes_on: bool, client: str) -> bool
         log.error("the VM could not be put back to %s: %s", back.name, error)
         return False
     return True
+
+
+async def _plan(vm: VM, snapshot: Snapshot, before: Before, *, allow_resize: bool, client: str) -> tuple[Ready, Plan]:
+    """Find out whether it can be loaded, and note that it begins; in one thread where QEMU need not be asked."""
+
+    def as_expected() -> tuple[Ready, Plan] | None:
+        found = ready_as_expected(vm, snapshot, allow_resize=allow_resize)
+        return (found, _begin(vm, snapshot, found, before, client)) if found is not None else None
+
+    begun = await vm.disk(as_expected)
+    if begun is not None:
+        return begun
+    found = await ready(vm, snapshot, allow_resize=allow_resize)
+    return found, await vm.disk(_begin, vm, snapshot, found, before, client)
 
 
 def _begin(

@@ -10,7 +10,7 @@ from ..model.reason import Reason
 from ..model.snapshot import Snapshot
 from ..qemu.facts import Facts
 from . import images
-from .ramway import in_thread
+from .ramway import in_thread, page_store_errors
 from .ramway import load_reasons as ram_reasons
 from .status import load_reasons
 from .vm import VM
@@ -58,12 +58,28 @@ async def ready(vm: VM, snapshot: Snapshot, *, allow_resize: bool, way_back: boo
     :param way_back: RAM is of one moment now, so a load that fails early can put it back.
     :raises NotReady: where it can't be; nothing was changed.
     """
-    # One after the other: several threads would wait for each other longer than this takes.
     facts, reasons = await vm.facts_for(lambda facts: load_reasons(facts, snapshot, allow_resize=allow_resize))
     _refuse(snapshot, reasons)
+    return await in_thread(_with_ram, vm, snapshot, allow_resize, facts, way_back=way_back)
+
+
+def ready_as_expected(vm: VM, snapshot: Snapshot, *, allow_resize: bool) -> Ready | None:
+    """As :func:`ready`, by what is known of a VM that runs: QEMU is not asked.  Blocks.
+
+    :return: ``None`` where that is not enough, or something is against it.
+    :raises NotReady: where its RAM, or its VM state, is not such that it can be loaded.
+    """
+    facts = vm.facts_expected()
+    if facts is None or load_reasons(facts, snapshot, allow_resize=allow_resize):
+        return None
+    with page_store_errors():
+        return _with_ram(vm, snapshot, allow_resize, facts, way_back=True)
+
+
+def _with_ram(vm: VM, snapshot: Snapshot, allow_resize: bool, facts: Facts, *, way_back: bool) -> Ready:
     file = next(device.file for device in facts.devices if device.device == snapshot.vmstate_device)
     try:
-        ram = await in_thread(_ram_of, vm, snapshot, file, way_back=way_back)
+        ram = _ram_of(vm, snapshot, file, way_back=way_back)
     except PageStoreError as error:
         refuse_damaged(snapshot, error)
     return Ready(snapshot, allow_resize, facts, ram)

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from ..catalog.catalog import Current
 from ..catalog.undo import Undo
@@ -30,6 +31,9 @@ from .stopwatch import Stopwatch
 from .vm import VM
 
 log = logging.getLogger(__name__)
+
+Here: TypeAlias = tuple[Current, Snapshot | None]
+"""Which snapshot is current; itself, where it is there."""
 
 NOTHING_RUN = frozenset({"prelaunch", "inmigrate"})
 """In these run states the guest has not run yet in this QEMU."""
@@ -62,22 +66,23 @@ class Present:
 
 async def look(vm: VM) -> Present:
     """Find out whether the VM has run since its current snapshot.  The caller holds its lock."""
-    return await _look(vm, await vm.facts(), (await vm.disk(_current, vm))[1])
+    return await _look(vm, await vm.facts(), (await vm.disk(look_here, vm))[1])
 
 
 async def keep_before(
-    vm: VM, target: Snapshot, keep: bool | None, *, check: Callable[[], Awaitable[object]], client: str
+    vm: VM, target: Snapshot, here: Here, keep: bool | None, *, check: Callable[[], Awaitable[object]], client: str
 ) -> Before:
     """Keep the present before a load of ``target``, where it would be lost.  The caller holds the VM's lock.
 
     Effects on success: where it was kept, the automatic snapshot is current.
     Effects on failure: none.
 
+    :param here: as :func:`look_here` says it.
     :param keep: whether to; ``None`` where nobody said it: then in pages, which costs milliseconds.
     :param check: raises where the load will be refused; nothing is taken then.
     :raises NotReady: where it shall be kept, and can't be.
     """
-    current, snapshot = await vm.disk(_current, vm)
+    current, snapshot = here
     if vm.broken:
         return before_broken(current, snapshot)
     if keep is False:
@@ -136,7 +141,8 @@ async def prune(vm: VM, *, client: str) -> None:
         log.warning("an old automatic snapshot could not be deleted: %s", error)
 
 
-def _current(vm: VM) -> tuple[Current, Snapshot | None]:
+def look_here(vm: VM) -> Here:
+    """Return which snapshot is current, in the thread that uses the catalog."""
     current = vm.catalog.current()
     return current, vm.catalog.by_id(current.id) if current.id not in ("", NIL) else None
 

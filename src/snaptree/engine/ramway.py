@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
 
@@ -270,8 +270,18 @@ async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
 
     :raises PageStoreError: where the system lets it down, for example because the disk is full.
     """
-    try:
+    with page_store_errors():
         return await asyncio.to_thread(work, *args, **kwargs)
+
+
+@contextmanager
+def page_store_errors() -> Iterator[None]:
+    """Tell of the system's errors in what reads or writes pages.
+
+    :raises PageStoreError: instead of each of them.
+    """
+    try:
+        yield
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         raise PageStoreError(

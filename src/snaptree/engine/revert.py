@@ -22,8 +22,9 @@ from .automatic import Before
 from .halfway import HalfWay, Plan, certainly_untouched, mark_broken, publish_failure, states
 from .loadable import Ready, refuse_damaged
 from .moments import Stands
+from .outcome import Outcome
 from .pause import Pause, paused
-from .ramway import generation_id, in_job, in_thread
+from .ramway import generation_id, in_job, in_thread, page_store_errors
 from .stopwatch import Stopwatch
 from .vm import VM
 
@@ -54,8 +55,6 @@ async def revert(vm: VM, plan: Plan, found: Ready, *, client: str, clock: Stopwa
             trace.point("load.paused")
             pause.stay = True  # until it is known what QEMU has done
             await _Reverting(vm, plan, found, pause, client=client, clock=clock).perform()
-            trace.point("load.loaded")
-            await vm.disk(vm.catalog.set_step, "loaded", plan.to_json(), durable=False)
             vm.broken = ""
             vm.warm = True
             vm.stands = Stands(plan.id, pause.resumed_before)
@@ -71,6 +70,8 @@ async def revert(vm: VM, plan: Plan, found: Ready, *, client: str, clock: Stopwa
 
 class _Reverting:
     """One load in its pause.
+
+    Steps that follow each other are done in one thread where they can be: to hand over costs 0.2 to 0.5 ms.
 
     :ivar plan: with what was at the snapshot already when the VM stood still.
     """
@@ -93,7 +94,7 @@ class _Reverting:
         """
         vm, pause, ram = self._vm, self._pause, self._ram
         try:
-            await self._begin(ram)
+            written = await self._begin(ram)
             if self._facts.reset_before_load:
                 await reset_for_load(vm.session.execute, no_reboot=self._facts.host.no_reboot)
                 if ram is not None:
@@ -101,52 +102,79 @@ class _Reverting:
             if ram is None:
                 await self._load_state()
             else:
-                await self._load_pages(ram)
+                await self._load_pages(ram, written=written)
         except QEMUGone:
             raise
         except (QEMUFailed, PageStoreError) as error:
             await self._failed(str(error))
         trace.point("load.reverted")
         if pause.continued():
+            # Another monitor continued the VM, QEMU did so too after the load, and the guest writes already.
             if vm.paged is not None and ram is not None:
                 vm.paged.settle(None)
-            await vm.disk(self._note_reverted)
-            return  # another monitor continued the VM, QEMU did so too after the load, and the guest writes already
+            await vm.disk(self._note, Outcome(well=True))
+            return
+        settled = Outcome()
         try:
             guid = await generation_id(vm) if ram is not None else ""
-            await all_ended(vm.disk(self._note_reverted), in_thread(self._settle, guid))
+            await all_ended(vm.disk(self._note, settled), in_thread(settled.of, self._settle, guid))
         except (QEMUFailed, PageStoreError) as error:
             found = await asyncio.to_thread(states, self.plan)
             await self._break(found, str(error), error)
+        finally:
+            settled.give_up()
 
-    async def _begin(self, ram: Putting | None) -> None:
-        """Note durably that from now on things are touched, and find out how they are.
+    async def _begin(self, ram: Putting | None) -> bool:
+        """Note durably that from now on things are touched, find out how they are, and write RAM where it is first.
 
+        :return: whether RAM was written.
         :raises NotReady: where the snapshot's pages are damaged.
         :raises CatalogError: where that cannot be noted.
+        :raises PageStoreError: where RAM cannot be written.
         """
         step = "begun" if ram is None else "writing"
-        noting = self._vm.disk(self._vm.catalog.set_step, step, self.plan.to_json())
+        noted = Outcome()
+        noting = self._vm.disk(noted.of, self._vm.catalog.set_step, step, self.plan.to_json())
+        write_to = ram if not self._facts.reset_before_load else None
         try:
             # Two threads, of which one mostly waits for the disk: more would wait for each other.
-            _, same = await all_ended(noting, in_thread(self._look))
-            self.plan = replace(self.plan, same=same)
+            _, looked = await all_ended(noting, in_thread(self._look, noted, write_to))
         except PageStoreError as error:
             self._pause.stay = False
             refuse_damaged(self._found.snapshot, error)
         except CatalogError:
             self._pause.stay = False
             raise
+        finally:
+            noted.give_up()
+        same: tuple[str, ...]
+        written: bool | PageStoreError
+        same, written = looked
+        self.plan = replace(self.plan, same=same)
+        if isinstance(written, PageStoreError):
+            raise written
+        return written
 
-    def _look(self) -> tuple[str, ...]:
-        """Look at RAM and at the disks now that nothing writes to them; return which disks are at the snapshot already.
+    def _look(self, noted: Outcome, write_to: Putting | None) -> tuple[tuple[str, ...], bool | PageStoreError]:
+        """Look at RAM and at the disks now that nothing writes to them, and once that is noted write RAM.
 
         The journal keeps what was seen before: a later supervisor that takes a device for reverted which was at the
         snapshot anyway loads once more, and that is right too.
+
+        :param write_to: where RAM is written at once.
+        :return: which disks are at the snapshot already; whether RAM was written, or what failed in that.
         """
         if self._ram is not None:
             self._ram.look()
-        return _same(self.plan.files, self.plan.tag)
+        same = _same(self.plan.files, self.plan.tag)
+        if not noted.went_well() or write_to is None or self._pause.continued():
+            return same, False
+        try:
+            with page_store_errors():
+                write_to.write()
+        except PageStoreError as error:
+            return same, error
+        return same, True
 
     def _settle(self, guid: str) -> None:
         """Bring RAM to what the snapshot has, and make sure that the disks are."""
@@ -154,21 +182,30 @@ class _Reverting:
             self._ram.settle(guid)
         _verify(self.plan)
 
-    def _note_reverted(self) -> None:
-        """Note durably that QEMU has loaded: before the guest writes, as then the disks no longer tell."""
+    def _note(self, settled: Outcome) -> None:
+        """Note durably that QEMU has loaded, before the guest writes, as then the disks no longer tell.
+
+        :param settled: when it is, the load only ends.
+        """
         vm, plan = self._vm, self.plan
         vm.catalog.set_step("reverted", plan.to_json())
         note_in_lineage(vm, plan)
+        if settled.went_well():
+            trace.point("load.loaded")
+            vm.catalog.set_step("loaded", plan.to_json(), durable=False)
 
-    async def _load_pages(self, ram: Putting) -> None:
+    async def _load_pages(self, ram: Putting, *, written: bool) -> None:
         """Write RAM and let QEMU load; once more where another monitor continued the VM, as the guest then wrote too.
 
+        :param written: RAM was written already.
         :raises QEMUFailed: where QEMU can't, or that happens again and again.
         """
         vm, pause = self._vm, self._pause
         for _ in range(UNDISTURBED_TRIES):
             # RAM first: while it loads, QEMU reads what a device has in RAM (virtio's rings).
-            await in_thread(ram.write)
+            if not written:
+                await in_thread(ram.write)
+            written = False
             trace.point("load.ram")
             if not pause.continued():
                 try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .load import Loaded, load_held
+from .present import look_here
 from .undo_target import target
 from .vm import VM
 
@@ -18,5 +19,5 @@ async def undo(
     """
     async with vm.operation("undo", wait=wait):
         vm.require_qemu()
-        snapshot = await vm.disk(target, vm.catalog, vm.place.name)
-        return await load_held(vm, snapshot, allow_resize=allow_resize, keep=keep, client=client)
+        snapshot, here = await vm.disk(lambda: (target(vm.catalog, vm.place.name), look_here(vm)))
+        return await load_held(vm, snapshot, here, allow_resize=allow_resize, keep=keep, client=client)

@@ -163,11 +163,15 @@ class VM:
         late, and is asked in the pause, before anything is touched (:attr:`.pause.Pause.facts`).  A refusal is always
         of this moment.
         """
-        facts = await self._facts.expected() if self.run_state == "running" else None
+        facts = await asyncio.to_thread(self.facts_expected)
         if facts is not None and not against(facts):
             return facts, ()
         facts = await self.facts()
         return facts, against(facts)
+
+    def facts_expected(self) -> Facts | None:
+        """Return the facts as they must be now; ``None`` where QEMU must be asked.  Not in the event loop."""
+        return self._facts.expected() if self.run_state == "running" else None
 
     async def facts_then(self, before: Facts | None, *last: Awaitable[object]) -> Facts | None:
         """Do the last thing that the facts are asked for, and ask once more; see :meth:`.known.KnownFacts.then`."""
