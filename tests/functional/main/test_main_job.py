@@ -146,6 +146,31 @@ def test_three_disks_go_back_together_on_any_machine(vm_factory: VMFactory, disk
     vm.assert_guest_ok()
 
 
+@pytest.mark.parametrize("memory", ["pages", "full"])
+def test_a_disk_that_is_at_the_snapshot_already_is_not_written_by_a_load_and_any_other_goes_back(
+    vm_factory: VMFactory, memory: str
+) -> None:
+    vm = vm_factory(disks=3, pace_ms=20)
+    vm.know_qemu()
+    vm.cli("run", "--detach", "--memory", memory, vm.name, "--", *vm.qemu_args())
+    vm.wait_states(3)
+    with vm.qmp() as client:
+        one = create(vm, "one")
+        vm.cli("load", "--discard", vm.name, "one")
+        client.execute("stop")
+        vm.cli("load", "--discard", vm.name, "one")
+        before = [disk.stat().st_mtime_ns for disk in vm.disks]
+        vm.cli("load", "--discard", vm.name, "one")  # the guest has not run since
+        after = [disk.stat().st_mtime_ns for disk in vm.disks]
+        assert [now != then for now, then in zip(after, before, strict=True)] == [True, False, False]
+        since = vm.serial_end()
+        client.execute("cont")
+        assert_at(vm, one, since)
+        go_on(vm)
+    load_running(vm, "one", one)
+    vm.assert_guest_ok()
+
+
 def test_a_linux_with_three_disks_by_blockdev_on_q35_goes_back_in_a_new_process(vm_factory: VMFactory) -> None:
     vm = vm_factory(guest="linux", disks=3, pace_ms=20)
     line = ("-machine", "q35")
