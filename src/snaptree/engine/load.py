@@ -7,7 +7,7 @@ import logging
 import time
 from dataclasses import dataclass, replace
 
-from ..catalog.history import Entry, Journal
+from ..catalog.history import Journal
 from ..model.errors import QEMUFailed, QEMUGone, SnaptreeError
 from ..model.snapshot import Snapshot
 from ..qemu.jobs import dismiss_soon
@@ -16,8 +16,9 @@ from .automatic import Before
 from .halfway import HalfWay, Plan
 from .loadable import Ready, ready, ready_as_expected
 from .moments import ClockSeen
+from .plans import new_plan
 from .present import Here, keep_before, look_here, prune
-from .revert import new_plan, note_in_lineage, revert
+from .revert import note_in_lineage, revert
 from .stopwatch import Stopwatch
 from .vm import VM
 
@@ -100,7 +101,10 @@ async def load_held(
                 " nothing was lost.",
                 f"Mend the cause and load {plan.name} again, or load another snapshot.",
             ) from error
-    loaded = await finish(vm, plan, snapshot, client, clock, before=before, reverted=True)
+    clock.end()
+    # The journal says durably that it is loaded, and the guest runs: nobody has to wait for the rest.
+    vm.disk_soon(f"the load of {snapshot.name}", _note, vm, snapshot, plan, client, clock, reverted=True)
+    loaded = await _end(vm, plan, snapshot, clock, before)
     if before.kept is not None:
         await prune(vm, client=client)
     if stuck:
@@ -165,39 +169,38 @@ def _begin(
 
 
 async def finish(
-    vm: VM,
-    plan: Plan,
-    snapshot: Snapshot,
-    client: str,
-    clock: Stopwatch,
-    *,
-    before: Before = NOTHING,
-    reverted: bool = False,
-) -> Loaded:
+    vm: VM, plan: Plan, snapshot: Snapshot, client: str, clock: Stopwatch, *, reverted: bool = False
+) -> None:
     """Note that the snapshot was loaded, and is current.
 
     :param reverted: :func:`.revert.revert` has just noted it in the lineage, and durably that QEMU has loaded.
     """
+    clock.end()
+    await vm.disk(_note, vm, snapshot, plan, client, clock, reverted=reverted)
+    await _end(vm, plan, snapshot, clock, NOTHING)
+
+
+async def _end(vm: VM, plan: Plan, snapshot: Snapshot, clock: Stopwatch, before: Before) -> Loaded:
     if any(size != vm.attached[name].size for name, size in _sizes(snapshot).items() if name in vm.attached):
         vm.forget_facts()  # a disk has its old size again
     vm.clock_seen = ClockSeen(snapshot.id, snapshot.vm_clock_ns, clock.stopped_at_s)
-    entry = await vm.disk(_note, vm, snapshot, plan, client, clock, reverted=reverted)
     await dismiss_soon(vm.session, plan.job_id)
+    loaded = Loaded(snapshot, clock.duration_ms(), clock.pause_ms(), before.kept, before.not_kept)
     trace.point("load.done")
     vm.publish(
         "SNAPSHOT_LOADED",
         {
             "name": snapshot.name,
             "id": snapshot.id,
-            "duration_ms": entry.duration_ms,
+            "duration_ms": loaded.duration_ms,
             "kept": before.kept.name if before.kept is not None else None,
             "not_kept": before.not_kept,
         },
     )
-    return Loaded(snapshot, entry.duration_ms, entry.pause_ms, before.kept, before.not_kept)
+    return loaded
 
 
-def _note(vm: VM, snapshot: Snapshot, plan: Plan, client: str, clock: Stopwatch, *, reverted: bool) -> Entry:
+def _note(vm: VM, snapshot: Snapshot, plan: Plan, client: str, clock: Stopwatch, *, reverted: bool) -> None:
     """Note that the VM is at the snapshot, first where a lost catalog comes back from.
 
     Where the journal says durably that QEMU has loaded, a crash of the host that undoes this is followed by it again.
@@ -206,7 +209,6 @@ def _note(vm: VM, snapshot: Snapshot, plan: Plan, client: str, clock: Stopwatch,
         note_in_lineage(vm, plan)
     entry = vm.entry_now("load", snapshot.name, snapshot.id, client, clock=clock)
     vm.catalog.loaded(snapshot.id, entry, plan.undo, durable=not reverted)
-    return entry
 
 
 def _sizes(snapshot: Snapshot) -> dict[str, int]:

@@ -13,7 +13,7 @@ from ..catalog.history import Journal
 from ..model.errors import NotReady, QEMUFailed, QEMUGone, SnaptreeError
 from ..model.names import printable
 from ..qemu.jobs import dismiss_leftovers, find_job, wait_job
-from . import adopt, create, delete, halfway, images, load, loadable, revert, saved, tags
+from . import adopt, create, delete, halfway, images, load, loadable, plans, revert, saved, tags
 from .ramway import stop_ignoring
 from .recover_offline import recover_offline
 from .stopwatch import Stopwatch
@@ -152,7 +152,7 @@ async def _roll_forward(vm: VM, plan: halfway.Plan, found: dict[str, str], journ
         ready = await loadable.ready(vm, snapshot, allow_resize=True, way_back=False)
     except NotReady as error:
         return await _break(vm, plan, found, journal, why=error.message, resume=resume)
-    fresh = revert.again(plan, ready.facts)
+    fresh = plans.again(plan, ready.facts)
     try:
         await revert.revert(vm, fresh, ready, client=journal.client, clock=clock)
     except halfway.HalfWay as error:

@@ -12,18 +12,16 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ..catalog.lineage import append, load_record
 from ..model.errors import CatalogError, LoadIncomplete, NotReady, PageStoreError, QEMUFailed, QEMUGone
-from ..model.snapshot import Snapshot
-from ..qemu.facts import Facts
-from ..qemu.jobs import dismiss, dismiss_soon, new_job_id, run_job
+from ..qemu.jobs import dismiss, dismiss_soon, run_job
 from ..qemu.reset import reset_for_load
 from ..qemu.together import all_ended
 from . import images, trace
-from .automatic import Before
 from .halfway import HalfWay, Plan, certainly_untouched, mark_broken, publish_failure, states
 from .loadable import Ready, refuse_damaged
 from .moments import Stands
 from .outcome import Outcome
-from .pause import Pause, paused
+from .pause import paused
+from .plans import disks_at, standing
 from .ramway import generation_id, in_job, in_thread, page_store_errors
 from .stopwatch import Stopwatch
 from .vm import VM
@@ -44,28 +42,15 @@ async def revert(vm: VM, plan: Plan, found: Ready, *, client: str, clock: Stopwa
     :return: why the VM, which had run, could not continue afterwards; empty where all is well.
     :raises NotReady, QEMUFailed, LoadIncomplete, QEMUGone: as :func:`.load.load`.
     """
+    reverting = _Reverting(vm, plan, found, client=client, clock=clock)
     try:
-        async with paused(vm, clock, before=found.facts, ignoring_shared=found.ram is not None and vm.sole) as pause:
-            if pause.facts is not None:
-                found.check(pause.facts)
-            pause.was_running = pause.was_running or (plan.returning and plan.was_running)
-            if pause.was_running != plan.was_running:
-                plan = replace(plan, was_running=pause.was_running)
-                await vm.disk(vm.catalog.set_step, "begun", plan.to_json())
-            trace.point("load.paused")
-            pause.stay = True  # until it is known what QEMU has done
-            await _Reverting(vm, plan, found, pause, client=client, clock=clock).perform()
-            vm.broken = ""
-            vm.warm = True
-            vm.stands = Stands(plan.id, pause.resumed_before)
-            pause.stay = False
-            trace.point("load.noted")
+        await reverting.carry_out()
     except (LoadIncomplete, QEMUGone):
         raise  # where QEMU has ended the journal stays: the next start looks at the disks
     except (QEMUFailed, NotReady) as error:
         await _undone(vm, plan, client, clock, str(error))
         raise
-    return pause.stuck
+    return reverting.stuck
 
 
 class _Reverting:
@@ -74,20 +59,58 @@ class _Reverting:
     Steps that follow each other are done in one thread where they can be: to hand over costs 0.2 to 0.5 ms.
 
     :ivar plan: with what was at the snapshot already when the VM stood still.
+    :ivar stuck: why the VM, which had run, could not continue afterwards; empty where all is well.
     """
 
-    def __init__(self, vm: VM, plan: Plan, found: Ready, pause: Pause, *, client: str, clock: Stopwatch) -> None:
+    def __init__(self, vm: VM, plan: Plan, found: Ready, *, client: str, clock: Stopwatch) -> None:
         self.plan = plan
+        self.stuck = ""
         self._vm = vm
         self._found = found
-        self._facts = pause.facts or found.facts
+        self._facts = found.facts
         self._ram = found.ram
-        self._pause = pause
         self._client = client
         self._clock = clock
         self._there: frozenset[str] = frozenset()  # the devices whose content is that of the snapshot, for certain
 
-    async def perform(self) -> None:
+    async def carry_out(self) -> None:
+        """Stop the VM, revert it, and continue it."""
+        vm, found = self._vm, self._found
+        self._noted = Outcome()
+        # While QEMU stops the VM: to be durable takes 1 ms and more.
+        self._noting = asyncio.create_task(vm.disk(self._noted.of, self._note_begin, self.plan))
+        sharing = found.ram is not None and vm.sole
+        try:
+            async with paused(vm, self._clock, before=found.facts, ignoring_shared=sharing) as self._pause:
+                await self._check()
+                trace.point("load.paused")
+                self._pause.stay = True  # until it is known what QEMU has done
+                await self._perform()
+                vm.broken = ""
+                vm.warm = True
+                vm.stands = Stands(self.plan.id, self._pause.resumed_before)
+                self._pause.stay = False
+                trace.point("load.noted")
+        finally:
+            await asyncio.gather(self._noting, return_exceptions=True)
+        self.stuck = self._pause.stuck
+
+    async def _check(self) -> None:
+        """Decide by how the VM was just before it was stopped.
+
+        :raises NotReady: where the snapshot can't be loaded any more.
+        """
+        pause, plan = self._pause, self.plan
+        if pause.facts is not None:
+            self._found.check(pause.facts)
+            self._facts = pause.facts
+        pause.was_running = pause.was_running or (plan.returning and plan.was_running)
+        if pause.was_running != plan.was_running:
+            self.plan = replace(plan, was_running=pause.was_running)
+            await self._noting
+            await self._vm.disk(self._note_begin, self.plan)
+
+    async def _perform(self) -> None:
         """Put RAM back and let QEMU load; where that fails, decide whether the VM may continue.
 
         :raises QEMUFailed: where nothing was touched.
@@ -119,7 +142,7 @@ class _Reverting:
         settled = Outcome()
         try:
             guid = await generation_id(vm) if ram is not None else ""
-            await all_ended(vm.disk(self._note, settled), in_thread(settled.of, self._settle, guid))
+            await all_ended(in_thread(settled.of, self._settle, guid), vm.disk(self._note, settled))
         except (QEMUFailed, PageStoreError) as error:
             found = await asyncio.to_thread(states, self.plan)
             await self._break(found, str(error), error)
@@ -127,28 +150,22 @@ class _Reverting:
             settled.give_up()
 
     async def _begin(self, ram: Putting | None) -> bool:
-        """Note durably that from now on things are touched, find out how they are, and write RAM where it is first.
+        """Find out how things are, and once it is noted durably that they are touched, write RAM.
 
-        :return: whether RAM was written.
+        :return: whether RAM was written; not where QEMU has to do something before.
         :raises NotReady: where the snapshot's pages are damaged.
-        :raises CatalogError: where that cannot be noted.
+        :raises CatalogError: where it cannot be noted.
         :raises PageStoreError: where RAM cannot be written.
         """
-        step = "begun" if ram is None else "writing"
-        noted = Outcome()
-        noting = self._vm.disk(noted.of, self._vm.catalog.set_step, step, self.plan.to_json())
         write_to = ram if not self._facts.reset_before_load else None
         try:
-            # Two threads, of which one mostly waits for the disk: more would wait for each other.
-            _, looked = await all_ended(noting, in_thread(self._look, noted, write_to))
+            _, looked = await all_ended(self._noting, in_thread(self._look, write_to))
         except PageStoreError as error:
             self._pause.stay = False
             refuse_damaged(self._found.snapshot, error)
         except CatalogError:
             self._pause.stay = False
             raise
-        finally:
-            noted.give_up()
         same: tuple[str, ...]
         written: bool | PageStoreError
         same, written = looked
@@ -157,8 +174,8 @@ class _Reverting:
             raise written
         return written
 
-    def _look(self, noted: Outcome, write_to: Putting | None) -> tuple[tuple[str, ...], bool | PageStoreError]:
-        """Look at RAM and at the disks now that nothing writes to them, and once that is noted write RAM.
+    def _look(self, write_to: Putting | None) -> tuple[tuple[str, ...], bool | PageStoreError]:
+        """Look at RAM and at the disks now that nothing writes to them, and once it is noted write RAM.
 
         The journal keeps what was seen before: a later supervisor that takes a device for reverted which was at the
         snapshot anyway loads once more, and that is right too.
@@ -168,10 +185,10 @@ class _Reverting:
         """
         if self._ram is not None:
             self._ram.look()
-        found = _at(self.plan.files, self.plan.tag)
+        found = disks_at(self.plan.files, self.plan.tag)
         self._there = frozenset(device for device, at in found.items() if at)
-        same = _same(found)
-        if not noted.went_well() or write_to is None or self._pause.continued():
+        same = standing(found)
+        if not self._noted.went_well() or write_to is None or self._pause.continued():
             return same, False
         try:
             with page_store_errors():
@@ -179,6 +196,10 @@ class _Reverting:
         except PageStoreError as error:
             return same, error
         return same, True
+
+    def _note_begin(self, plan: Plan) -> None:
+        """Note durably that from now on things are touched."""
+        self._vm.catalog.set_step("begun" if self._ram is None else "writing", plan.to_json())
 
     def _settle(self, guid: str) -> None:
         """Bring RAM to what the snapshot has, and make sure that the disks are."""
@@ -275,51 +296,6 @@ class _Reverting:
 def note_in_lineage(vm: VM, plan: Plan) -> None:
     """Note durably that the snapshot was loaded, where a lost catalog comes back from."""
     append(vm.place.lineage, time.time_ns(), load_record(plan.id, plan.undo))
-
-
-def new_plan(snapshot: Snapshot, facts: Facts, before: Before) -> Plan:
-    """Return the plan of a load, of the disks as they are now."""
-    here = {device.device: device for device in facts.devices}
-    chosen = [here[recorded.device] for recorded in snapshot.devices]
-    files = {device.device: device.file for device in chosen}
-    return Plan(
-        id=snapshot.id,
-        name=snapshot.name,
-        tag=snapshot.tag,
-        job_id=new_job_id(),
-        nodes=tuple(device.node for device in chosen),
-        vmstate_node=here[snapshot.vmstate_device].node,
-        files=files,
-        same=_same(_at(files, snapshot.tag)),
-        was_running=facts.running,
-        memory=snapshot.memory,
-        undo=before.undo,
-        back=before.back.id if before.back is not None else "",
-    )
-
-
-def again(plan: Plan, facts: Facts) -> Plan:
-    """Return the plan of the same load once more, in the QEMU that runs now."""
-    here = {device.device: device for device in facts.devices}
-    vmstate = next(
-        device for device in facts.devices if any(s.vm_state_size for s in device.snapshots if s.tag == plan.tag)
-    )
-    return replace(
-        plan,
-        job_id=new_job_id(),
-        nodes=tuple(here[device].node for device in plan.files),
-        vmstate_node=vmstate.node,
-        files={device: here[device].file for device in plan.files},
-    )
-
-
-def _at(files: dict[str, str], tag: str) -> dict[str, bool | None]:
-    """Say for each device whether its content is that of the snapshot, as :func:`.images.at_snapshot`."""
-    return {device: images.at_snapshot(file, tag) for device, file in files.items()}
-
-
-def _same(found: dict[str, bool | None]) -> tuple[str, ...]:
-    return tuple(device for device, at in found.items() if at is not False)
 
 
 def _verify(plan: Plan) -> None:

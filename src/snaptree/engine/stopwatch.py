@@ -15,6 +15,7 @@ class Stopwatch:
         self._start = time.perf_counter()
         self._pause_start: float | None = None
         self._pause_s = 0.0
+        self._end: float | None = None
         self.stopped_at_s = time.monotonic()
 
     def stopping(self) -> None:
@@ -37,9 +38,14 @@ class Stopwatch:
             self._pause_s += time.perf_counter() - self._pause_start
             self._pause_start = None
 
+    def end(self) -> None:
+        """The operation has ended: its duration grows no more."""
+        self._end = time.perf_counter()
+
     def duration_ms(self) -> float:
         """Return the milliseconds since it was made."""
-        return round((time.perf_counter() - self._start) * 1000, 3)
+        end = time.perf_counter() if self._end is None else self._end
+        return round((end - self._start) * 1000, 3)
 
     def pause_ms(self) -> float:
         """Return the milliseconds that the VM was stopped."""

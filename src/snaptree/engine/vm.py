@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -115,6 +115,18 @@ class VM:
     async def disk(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run ``work``, which may block on the disk, outside the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._disk, lambda: work(*args, **kwargs))
+
+    def disk_soon(self, what: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Let ``work`` be done in the thread of :meth:`disk`: before all that is asked of it later.
+
+        :param what: what is noted by it, for the log where it fails; then the journal tells the next operation.
+        """
+
+        def ended(future: Future[T]) -> None:
+            if (error := future.exception()) is not None:
+                log.error("%s could not be noted yet: %s", what, error)
+
+        self._disk.submit(work, *args, **kwargs).add_done_callback(ended)
 
     @asynccontextmanager
     async def exclusive(self) -> AsyncIterator[None]:
