@@ -83,7 +83,6 @@ class _Reverting:
         try:
             async with paused(vm, self._clock, before=found.facts, ignoring_shared=sharing) as self._pause:
                 await self._check()
-                trace.point("load.paused")
                 self._pause.stay = True  # until it is known what QEMU has done
                 await self._perform()
                 vm.broken = ""
@@ -188,7 +187,9 @@ class _Reverting:
         found = disks_at(self.plan.files, self.plan.tag)
         self._there = frozenset(device for device, at in found.items() if at)
         same = standing(found)
-        if not self._noted.went_well() or write_to is None or self._pause.continued():
+        noted = self._noted.went_well()
+        trace.point("load.paused")
+        if not noted or write_to is None or self._pause.continued():
             return same, False
         try:
             with page_store_errors():
@@ -253,12 +254,17 @@ class _Reverting:
         )
 
     async def _load_state(self) -> None:
-        """Let QEMU load; devices whose content is that of the snapshot need not be reverted, which takes QEMU 2 ms."""
+        """Let QEMU load.
+
+        Devices whose content is that of the snapshot already need not be reverted, which takes QEMU 2 ms for each; but
+        where another monitor can continue the VM, the guest may write to them before QEMU loads.
+        """
         plan = self.plan
+        there = self._there if self._vm.sole else ()
         nodes = [
             node
             for device, node in zip(plan.files, plan.nodes, strict=True)
-            if device not in self._there or node == plan.vmstate_node
+            if device not in there or node == plan.vmstate_node
         ]
         arguments = {"tag": plan.tag, "vmstate": plan.vmstate_node, "devices": nodes}
         async with in_job(self._vm, paged=self._ram is not None):
