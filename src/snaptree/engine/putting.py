@@ -77,8 +77,11 @@ class Putting:
         paged = self._paged
         self._written = True
         if paged.base is None:
-            self._restore(self._everything())
+            everything = self._everything()
+            paged.tracker.expect(everything)
+            self._restore(everything)
             return
+        paged.tracker.expect(self._need)
         at = 0
         for pages in self._staged:
             paged.ram.scatter(pages, paged.staging[at : at + len(pages)])

@@ -11,7 +11,7 @@ import numpy as np
 
 from .access import Access
 from .pages import PAGE
-from .ranges import Ranges, to_ranges
+from .ranges import Pages, Ranges, to_ranges
 
 BLOCK_PAGES = (16 << 20) // PAGE
 """So many are looked at together.  Smaller ones would save page tables and cost calls."""
@@ -46,6 +46,15 @@ class Blank:
         """Take these of :meth:`filled` for blank no more."""
         for first in (blocks[:, 0] // BLOCK_PAGES).tolist():
             self._blank[first] = False
+
+    def under(self, pages: Pages) -> Ranges:
+        """Return the blank blocks that hold some of these pages, and have no memory still."""
+        blocks = np.unique(pages // BLOCK_PAGES)
+        blocks = blocks[self._blank[blocks]]
+        if not len(blocks):
+            return self._ranges([])
+        filled = self._filled()
+        return self._ranges([block for block in blocks.tolist() if block not in filled])
 
     def others(self) -> Ranges:
         """Return the pages that are in no blank block."""

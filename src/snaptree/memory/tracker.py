@@ -54,6 +54,9 @@ class Tracker(Protocol):
     def arm(self, *, holes: bool = False) -> None:
         """Forget everything written so far.  Only while the VM is stopped."""
 
+    def expect(self, pages: Pages) -> None:
+        """Prepare for our own writing to these pages, which need not be told then.  Only while the VM is stopped."""
+
     def take(self, *, holes: bool = False, beside_qemu: bool = False) -> Pages:
         """Return the pages written since the last arm or take, and begin anew.  Only while the VM is stopped.
 
@@ -88,6 +91,15 @@ class UserfaultTracker:
         """Forget everything written so far."""
         self._scan(arm=True)
         self._holes.note(holes)
+
+    def expect(self, pages: Pages) -> None:
+        """Arm what has no memory yet, and is not armed for that."""
+        for region, first, blank in zip(self._ram.regions, self._ram.firsts, self._blanks, strict=True):
+            start, end = np.searchsorted(pages, [first, first + region.pages]).tolist()
+            blocks = blank.under(pages[start:end] - first)
+            if len(blocks):
+                self._pagemap.scan(region.address, blocks, arm=True)
+                blank.forget(blocks)
 
     def take(self, *, holes: bool = False, beside_qemu: bool = False) -> Pages:
         """Return the pages written since the last arm or take, and begin anew."""
@@ -154,6 +166,9 @@ class CompareTracker:
     def arm(self, *, holes: bool = False) -> None:
         """Note the holes only."""
         self._holes.note(holes)
+
+    def expect(self, pages: Pages) -> None:
+        """Do nothing: whatever is written may be told."""
 
     def take(self, *, holes: bool = False, beside_qemu: bool = False) -> Pages:
         """Return all pages that have memory."""

@@ -117,6 +117,21 @@ def test_where_ram_has_had_no_memory_nothing_takes_page_tables_and_what_comes_th
         tracked.close()
 
 
+def test_what_we_write_where_ram_has_had_no_memory_is_not_told_where_it_is_expected(watch: int) -> None:
+    with OwnRAM(10, "a") as low, OwnRAM(4 * BLOCK_PAGES, "b") as own, watched(watch, low, own) as ram:
+        tracked = tracker.choose(os.getpid(), ram, "userfaultfd")
+        tracked.arm()
+        own.pages[2 * BLOCK_PAGES + 1] = 1  # by QEMU, since
+        ours = np.array([3, 10 + 5, 10 + 2 * BLOCK_PAGES + 2, 10 + 3 * BLOCK_PAGES])
+        tracked.expect(ours)
+        ram.scatter(ours, np.ones((4, 4096), np.uint8))
+        own.pages[6] = 1
+        told = [10 + 6, 10 + 2 * BLOCK_PAGES + 1, 10 + 2 * BLOCK_PAGES + 2]
+        assert tracked.take().tolist() == told
+        assert tracked.take().size == 0
+        tracked.close()
+
+
 def test_what_was_written_where_ram_had_no_memory_and_given_back_again_is_no_hole_that_is_new(watch: int) -> None:
     with OwnRAM(2 * BLOCK_PAGES) as own, watched(watch, own) as ram:
         own.pages[3] = 1
