@@ -174,7 +174,10 @@ class Catalog:
             )
 
     def set_step(self, step: str, plan: Mapping[str, object], *, durable: bool = True) -> None:
-        """Note how far the operation under way has come."""
+        """Note how far the operation under way has come.
+
+        SQLite writes nothing, durably or not, where step and plan are what they were.
+        """
         with self._transaction(durable=durable) as db:
             db.execute("UPDATE journal SET step = ?, plan = ?", (step, json.dumps(dict(plan))))
 

@@ -55,7 +55,8 @@ class Journal:
     """The operation that is under way, or was when its supervisor died.
 
     :param operation: create, load, delete, repair, adopt, offline-create, offline-load.
-    :param step: ``begun``; ``writing``: RAM is being written, in the QEMU that runs; ``loaded``: QEMU has
+    :param step: ``planned``: not durable yet; ``begun``; ``writing``: RAM is being written, in the QEMU that runs;
+        ``reverted``, and ``loaded`` where RAM and disks were looked at after it: QEMU has
         loaded, and whatever the disks say later, the load only ends; or
         ``reverting``: an offline load has begun to change images, and only goes on.
     :param plan: what is needed to finish or undo it.

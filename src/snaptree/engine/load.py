@@ -106,7 +106,7 @@ async def load_held(
     vm.disk_soon(f"the load of {snapshot.name}", _note, vm, snapshot, plan, client, clock, reverted=True)
     loaded = await _end(vm, plan, snapshot, clock, before)
     if before.kept is not None:
-        await prune(vm, client=client)
+        await prune(vm, client=client, but=snapshot.id)
     if stuck:
         raise QEMUFailed(
             f"{snapshot.name} was loaded, and the VM cannot continue: {stuck}", "It is paused; `cont` says why."
@@ -164,7 +164,7 @@ def _begin(
     if goes_on is not None:
         plan = replace(plan, was_running=goes_on, returning=True)
     trace.point("load.planned")
-    vm.catalog.begin(Journal("load", time.time_ns(), client, plan.to_json()), durable=False)
+    vm.catalog.begin(Journal("load", time.time_ns(), client, plan.to_json(), "planned"), durable=False)
     return plan
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
@@ -10,8 +11,8 @@ from ..model.reason import Reason
 from ..model.snapshot import Snapshot
 from ..qemu.facts import Facts
 from . import images
-from .ramway import in_thread, page_store_errors
 from .ramway import load_reasons as ram_reasons
+from .ramway import page_store_errors
 from .status import load_reasons
 from .vm import VM
 
@@ -60,7 +61,7 @@ async def ready(vm: VM, snapshot: Snapshot, *, allow_resize: bool, way_back: boo
     """
     facts, reasons = await vm.facts_for(lambda facts: load_reasons(facts, snapshot, allow_resize=allow_resize))
     _refuse(snapshot, reasons)
-    return await in_thread(_with_ram, vm, snapshot, allow_resize, facts, way_back=way_back)
+    return await asyncio.to_thread(_with_ram, vm, snapshot, allow_resize, facts, way_back=way_back)
 
 
 def ready_as_expected(vm: VM, snapshot: Snapshot, *, allow_resize: bool) -> Ready | None:
@@ -72,14 +73,14 @@ def ready_as_expected(vm: VM, snapshot: Snapshot, *, allow_resize: bool) -> Read
     facts = vm.facts_expected()
     if facts is None or load_reasons(facts, snapshot, allow_resize=allow_resize):
         return None
-    with page_store_errors():
-        return _with_ram(vm, snapshot, allow_resize, facts, way_back=True)
+    return _with_ram(vm, snapshot, allow_resize, facts, way_back=True)
 
 
 def _with_ram(vm: VM, snapshot: Snapshot, allow_resize: bool, facts: Facts, *, way_back: bool) -> Ready:
     file = next(device.file for device in facts.devices if device.device == snapshot.vmstate_device)
     try:
-        ram = _ram_of(vm, snapshot, file, way_back=way_back)
+        with page_store_errors():
+            ram = _ram_of(vm, snapshot, file, way_back=way_back)
     except PageStoreError as error:
         refuse_damaged(snapshot, error)
     return Ready(snapshot, allow_resize, facts, ram)

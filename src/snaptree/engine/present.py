@@ -126,14 +126,16 @@ async def keep_now(vm: VM, why: str, *, client: str) -> Snapshot:
         raise
 
 
-async def prune(vm: VM, *, client: str) -> None:
+async def prune(vm: VM, *, client: str, but: str = "") -> None:
     """Delete the automatic snapshots that are too many.  The caller holds the VM's lock.
 
     Effects on failure: some of them are left; the next time tries again.
+
+    :param but: the id of one that stays.
     """
     try:
         undo = await vm.disk(vm.catalog.undo)
-        protected = {(await vm.disk(vm.catalog.current)).id, undo.id if undo is not None else ""}
+        protected = {(await vm.disk(vm.catalog.current)).id, undo.id if undo is not None else "", but}
         protected |= set((await asyncio.to_thread(forks.standing, vm.place)).values())
         for snapshot in outdated(await vm.disk(vm.catalog.snapshots), protected):
             await delete_held(vm, snapshot, [snapshot], client=client, clock=Stopwatch())

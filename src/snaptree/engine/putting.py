@@ -59,6 +59,7 @@ class Putting:
         :raises PagesDamaged: where a page is not what was stored; nothing was changed.
         """
         paged = self._paged
+        self._kept_pages = None
         if paged.base is None:
             paged.arm()
             return
@@ -66,6 +67,7 @@ class Putting:
         new = without(taken, self._need)
         self._rest = np.union1d(self._rest, self._stage(new) if paged.tracker.exact else new)
         self._need = np.union1d(self._need, new)
+        paged.tracker.expect(self._need)  # before it is read: reading gives it memory
         self._keep(self._need)
         paged.add_pending(self._need)
 
@@ -81,7 +83,6 @@ class Putting:
             paged.tracker.expect(everything)
             self._restore(everything)
             return
-        paged.tracker.expect(self._need)
         at = 0
         for pages in self._staged:
             paged.ram.scatter(pages, paged.staging[at : at + len(pages)])

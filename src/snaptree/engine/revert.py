@@ -71,18 +71,20 @@ class _Reverting:
         self._ram = found.ram
         self._client = client
         self._clock = clock
+        self._begun = Outcome()  # of noting durably that it begins
+        self._writing = Outcome()  # of noting that RAM is written
         self._there: frozenset[str] = frozenset()  # the devices whose content is that of the snapshot, for certain
 
     async def carry_out(self) -> None:
         """Stop the VM, revert it, and continue it."""
         vm, found = self._vm, self._found
-        self._noted = Outcome()
-        # While QEMU stops the VM: to be durable takes 1 ms and more.
-        self._noting = asyncio.create_task(vm.disk(self._noted.of, self._note_begin, self.plan))
+        # While QEMU stops the VM: to be durable takes 1 ms and more.  Until RAM is written, a load cut off is undone.
+        self._noting = asyncio.create_task(vm.disk(self._begun.of, vm.catalog.set_step, "begun", self.plan.to_json()))
         sharing = found.ram is not None and vm.sole
         try:
             async with paused(vm, self._clock, before=found.facts, ignoring_shared=sharing) as self._pause:
                 await self._check()
+                trace.point("load.paused")
                 self._pause.stay = True  # until it is known what QEMU has done
                 await self._perform()
                 vm.broken = ""
@@ -91,6 +93,8 @@ class _Reverting:
                 self._pause.stay = False
                 trace.point("load.noted")
         finally:
+            self._begun.give_up()
+            self._writing.give_up()
             await asyncio.gather(self._noting, return_exceptions=True)
         self.stuck = self._pause.stuck
 
@@ -107,7 +111,7 @@ class _Reverting:
         if pause.was_running != plan.was_running:
             self.plan = replace(plan, was_running=pause.was_running)
             await self._noting
-            await self._vm.disk(self._note_begin, self.plan)
+            await self._vm.disk(self._vm.catalog.set_step, "begun", self.plan.to_json())
 
     async def _perform(self) -> None:
         """Put RAM back and let QEMU load; where that fails, decide whether the VM may continue.
@@ -149,7 +153,7 @@ class _Reverting:
             settled.give_up()
 
     async def _begin(self, ram: Putting | None) -> bool:
-        """Find out how things are, and once it is noted durably that they are touched, write RAM.
+        """Find out how things are, and once it is noted that they are touched, write RAM.
 
         :return: whether RAM was written; not where QEMU has to do something before.
         :raises NotReady: where the snapshot's pages are damaged.
@@ -158,7 +162,8 @@ class _Reverting:
         """
         write_to = ram if not self._facts.reset_before_load else None
         try:
-            _, looked = await all_ended(self._noting, in_thread(self._look, write_to))
+            writing = self._vm.disk(self._writing.of, self._note_writing)
+            _, _, looked = await all_ended(self._noting, writing, in_thread(self._look, write_to))
         except PageStoreError as error:
             self._pause.stay = False
             refuse_damaged(self._found.snapshot, error)
@@ -187,9 +192,7 @@ class _Reverting:
         found = disks_at(self.plan.files, self.plan.tag)
         self._there = frozenset(device for device, at in found.items() if at)
         same = standing(found)
-        noted = self._noted.went_well()
-        trace.point("load.paused")
-        if not noted or write_to is None or self._pause.continued():
+        if not self._writing.went_well() or write_to is None or self._pause.continued():
             return same, False
         try:
             with page_store_errors():
@@ -198,9 +201,15 @@ class _Reverting:
             return same, error
         return same, True
 
-    def _note_begin(self, plan: Plan) -> None:
-        """Note durably that from now on things are touched."""
-        self._vm.catalog.set_step("begun" if self._ram is None else "writing", plan.to_json())
+    def _note_writing(self) -> None:
+        """Note that from now on RAM is written, for a supervisor after this one: a host that crashes takes RAM along.
+
+        :raises CatalogError: where that cannot be noted, or it could not that the load begins.
+        """
+        if not self._begun.went_well():
+            raise CatalogError("It could not be noted that the load begins.")
+        if self._ram is not None:
+            self._vm.catalog.set_step("writing", self.plan.to_json(), durable=False)
 
     def _settle(self, guid: str) -> None:
         """Bring RAM to what the snapshot has, and make sure that the disks are."""

@@ -37,7 +37,7 @@ class Tracker(Protocol):
 
     :ivar name: ``userfaultfd`` or ``compare``.
     :ivar why: a sentence that says why it is this one.
-    :ivar exact: every page was really written; otherwise all that may have been.
+    :ivar exact: every page was written, or got its memory; otherwise all are told that may have been written.
     """
 
     name: str

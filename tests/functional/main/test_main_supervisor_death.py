@@ -38,8 +38,8 @@ LOAD = {
         **{"reverted": True, "loaded": True, "noted": True, "done": True},
     },
     "pages": {
-        **{"kept": False, "planned": False, "begun": False},  # then it is noted that RAM is written
-        **{"paused": True, "ram": True, "reverted": True, "loaded": True, "noted": True, "done": True},
+        **{"kept": False, "planned": False, "begun": False, "paused": False},
+        **{"ram": True, "reverted": True, "loaded": True, "noted": True, "done": True},
     },
 }
 DELETE = {"begun": True, "removed": True, "freed": True, "done": True}  # it is never undone
@@ -49,7 +49,7 @@ POINTS = [
     for operation, points in (("create", CREATE[way]), ("load", LOAD[way]), ("delete", DELETE))
     for point, happened in points.items()
 ]
-WITH_QEMU = {("pages", "load", "paused"): False, ("pages", "load", "ram"): False}
+WITH_QEMU = {("pages", "load", "ram"): False}
 """Where QEMU dies too and it is another: RAM is lost with it, and no disk was touched."""
 ELSEWHERE = {"load.returning", "stop.kept"}
 """Died at in tests of what leads there (tests/functional/undo)."""

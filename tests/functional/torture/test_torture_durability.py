@@ -108,8 +108,10 @@ def test_all_of_a_snapshot_is_durable_before_the_catalog_knows_it_and_that_befor
     assert_clean(calls, where(calls, ANSWERED)[-1], ".sqlite-wal")
 
 
-def test_a_load_is_in_the_journal_before_anything_changes_and_noted_before_the_vm_runs_on(vm: TestVM) -> None:
-    vm.run(memory_mib=32)
+@pytest.mark.parametrize("way", ["pages", "full"])
+def test_a_load_is_in_the_journal_before_anything_changes_and_noted_before_the_vm_runs_on(vm: TestVM, way: str) -> None:
+    vm.know_qemu()
+    vm.cli("run", "--detach", "--memory", way, vm.name, "--", *vm.qemu_args(memory_mib=32))
     vm.wait_states(1)
     with vm.qmp() as client:
         client.execute("snapshot-create", {"name": "old"})
