@@ -288,9 +288,13 @@ class Supervised:
         status = self.process.status if self.process else None
         if status in (0, None) and (asked or status == 0):
             return End("QEMU has ended.")
+        return End(self.how_it_ended(), failed=True)
+
+    def how_it_ended(self) -> str:
+        """Say how QEMU has ended, and its last words."""
+        how = launch.describe_status(self.process.status if self.process else None)
         said = launch.last_words(self.place.qemu_log, self.words.start)
-        how = launch.describe_status(status)
-        return End(f"QEMU {how}. It said: {said}" if said else f"QEMU {how}, without a word.", failed=True)
+        return f"QEMU {how}. It said: {said}" if said else f"QEMU {how}, without a word."
 
     async def let_go(self, *, keep_running: bool) -> None:
         """Close everything of ours; QEMU is not touched."""
