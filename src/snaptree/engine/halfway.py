@@ -74,8 +74,7 @@ def states(plan: Plan) -> dict[str, str]:
     ``same``: its content was that of the snapshot before, so both words would be true.
     """
     found = {}
-    for device, file in plan.files.items():
-        at = images.at_snapshot(file, plan.tag)
+    for device, at in images.disks_at(plan.files, plan.tag).items():
         if at is None:
             found[device] = "unknown"
         elif device in plan.same:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ..model.errors import ImageError
@@ -102,3 +102,11 @@ def at_snapshot(file: str, tag: str) -> bool | None:
             return image.is_at(snapshot) if snapshot is not None else None
     except (ImageError, OSError):
         return None
+
+
+def disks_at(files: Mapping[str, str], tag: str) -> dict[str, bool | None]:
+    """Say for each device whether its content is that of the snapshot, as :func:`at_snapshot`.
+
+    :param files: the image of each.
+    """
+    return {device: at_snapshot(file, tag) for device, file in files.items()}

@@ -25,7 +25,7 @@ def new_plan(snapshot: Snapshot, facts: Facts, before: Before) -> Plan:
         nodes=tuple(device.node for device in chosen),
         vmstate_node=here[snapshot.vmstate_device].node,
         files=files,
-        same=standing(disks_at(files, snapshot.tag)),
+        same=standing(images.disks_at(files, snapshot.tag)),
         was_running=facts.running,
         memory=snapshot.memory,
         undo=before.undo,
@@ -46,11 +46,6 @@ def again(plan: Plan, facts: Facts) -> Plan:
         vmstate_node=vmstate.node,
         files={device: here[device].file for device in plan.files},
     )
-
-
-def disks_at(files: dict[str, str], tag: str) -> dict[str, bool | None]:
-    """Say for each device whether its content is that of the snapshot, as :func:`.images.at_snapshot`."""
-    return {device: images.at_snapshot(file, tag) for device, file in files.items()}
 
 
 def standing(found: dict[str, bool | None]) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from .loadable import Ready, refuse_damaged
 from .moments import Stands
 from .outcome import Outcome
 from .pause import paused
-from .plans import disks_at, standing
+from .plans import standing
 from .ramway import generation_id, in_job, in_thread, page_store_errors
 from .stopwatch import Stopwatch
 from .vm import VM
@@ -71,7 +71,6 @@ class _Reverting:
         self._ram = found.ram
         self._client = client
         self._clock = clock
-        self._begun = Outcome()  # of noting durably that it begins
         self._writing = Outcome()  # of noting that RAM is written
         self._there: frozenset[str] = frozenset()  # the devices whose content is that of the snapshot, for certain
 
@@ -79,11 +78,11 @@ class _Reverting:
         """Stop the VM, revert it, and continue it."""
         vm, found = self._vm, self._found
         # While QEMU stops the VM: to be durable takes 1 ms and more.  Until RAM is written, a load cut off is undone.
-        self._noting = asyncio.create_task(vm.disk(self._begun.of, vm.catalog.set_step, "begun", self.plan.to_json()))
+        noting = asyncio.create_task(vm.disk(vm.catalog.set_step, "begun", self.plan.to_json()))
         sharing = found.ram is not None and vm.sole
         try:
             async with paused(vm, self._clock, before=found.facts, ignoring_shared=sharing) as self._pause:
-                await self._check()
+                await self._check(noting)
                 trace.point("load.paused")
                 self._pause.stay = True  # until it is known what QEMU has done
                 await self._perform()
@@ -93,24 +92,24 @@ class _Reverting:
                 self._pause.stay = False
                 trace.point("load.noted")
         finally:
-            self._begun.give_up()
             self._writing.give_up()
-            await asyncio.gather(self._noting, return_exceptions=True)
+            await asyncio.gather(noting, return_exceptions=True)
         self.stuck = self._pause.stuck
 
-    async def _check(self) -> None:
-        """Decide by how the VM was just before it was stopped.
+    async def _check(self, noting: asyncio.Task[None]) -> None:
+        """Decide by how the VM was just before it was stopped, and wait until it is noted durably that the load begins.
 
         :raises NotReady: where the snapshot can't be loaded any more.
+        :raises CatalogError: where it cannot be noted.
         """
         pause, plan = self._pause, self.plan
         if pause.facts is not None:
             self._found.check(pause.facts)
             self._facts = pause.facts
         pause.was_running = pause.was_running or (plan.returning and plan.was_running)
+        await noting
         if pause.was_running != plan.was_running:
             self.plan = replace(plan, was_running=pause.was_running)
-            await self._noting
             await self._vm.disk(self._vm.catalog.set_step, "begun", self.plan.to_json())
 
     async def _perform(self) -> None:
@@ -162,8 +161,7 @@ class _Reverting:
         """
         write_to = ram if not self._facts.reset_before_load else None
         try:
-            writing = self._vm.disk(self._writing.of, self._note_writing)
-            _, _, looked = await all_ended(self._noting, writing, in_thread(self._look, write_to))
+            *_, looked = await all_ended(self._note_writing(), in_thread(self._look, write_to))
         except PageStoreError as error:
             self._pause.stay = False
             refuse_damaged(self._found.snapshot, error)
@@ -189,10 +187,10 @@ class _Reverting:
         """
         if self._ram is not None:
             self._ram.look()
-        found = disks_at(self.plan.files, self.plan.tag)
+        found = images.disks_at(self.plan.files, self.plan.tag)
         self._there = frozenset(device for device, at in found.items() if at)
         same = standing(found)
-        if not self._writing.went_well() or write_to is None or self._pause.continued():
+        if write_to is None or not self._writing.went_well() or self._pause.continued():
             return same, False
         try:
             with page_store_errors():
@@ -201,15 +199,11 @@ class _Reverting:
             return same, error
         return same, True
 
-    def _note_writing(self) -> None:
-        """Note that from now on RAM is written, for a supervisor after this one: a host that crashes takes RAM along.
-
-        :raises CatalogError: where that cannot be noted, or it could not that the load begins.
-        """
-        if not self._begun.went_well():
-            raise CatalogError("It could not be noted that the load begins.")
+    async def _note_writing(self) -> None:
+        """Note that RAM is written from now on, for a later supervisor: a crash of the host takes RAM along."""
         if self._ram is not None:
-            self._vm.catalog.set_step("writing", self.plan.to_json(), durable=False)
+            plan = self.plan.to_json()
+            await self._vm.disk(self._writing.of, self._vm.catalog.set_step, "writing", plan, durable=False)
 
     def _settle(self, guid: str) -> None:
         """Bring RAM to what the snapshot has, and make sure that the disks are."""
@@ -318,8 +312,8 @@ def _verify(plan: Plan) -> None:
 
     :raises QEMUFailed: where one was not.
     """
-    for device, file in plan.files.items():
-        if images.at_snapshot(file, plan.tag) is False:
+    for device, at in images.disks_at(plan.files, plan.tag).items():
+        if at is False:
             raise QEMUFailed(f"QEMU says that it loaded {plan.name}, and {device} is not at it.")
 
 

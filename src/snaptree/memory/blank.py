@@ -8,6 +8,7 @@ was, zero.  Where it has some at last, all pages there that have some count as w
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .access import Access
 from .pages import PAGE
@@ -43,18 +44,14 @@ class Blank:
         return blocks, np.concatenate([np.empty((0, 2), np.int64), *pages])
 
     def forget(self, blocks: Ranges) -> None:
-        """Take these of :meth:`filled` for blank no more."""
-        for first in (blocks[:, 0] // BLOCK_PAGES).tolist():
-            self._blank[first] = False
+        """Take these blocks for blank no more."""
+        self._blank[blocks[:, 0] // BLOCK_PAGES] = False
 
     def under(self, pages: Pages) -> Ranges:
         """Return the blank blocks that hold some of these pages, and have no memory still."""
         blocks = np.unique(pages // BLOCK_PAGES)
         blocks = blocks[self._blank[blocks]]
-        if not len(blocks):
-            return self._ranges([])
-        filled = self._filled()
-        return self._ranges([block for block in blocks.tolist() if block not in filled])
+        return self._ranges(np.setdiff1d(blocks, self._filled()) if len(blocks) else blocks)
 
     def others(self) -> Ranges:
         """Return the pages that are in no blank block."""
@@ -72,6 +69,6 @@ class Blank:
                     at += 1
         return found
 
-    def _ranges(self, blocks: list[int]) -> Ranges:
-        firsts = np.array(blocks, np.int64) * BLOCK_PAGES
+    def _ranges(self, blocks: ArrayLike) -> Ranges:
+        firsts = np.asarray(blocks, np.int64) * BLOCK_PAGES
         return np.stack((firsts, np.minimum(firsts + BLOCK_PAGES, self._pages)), axis=1)

@@ -20,7 +20,7 @@ from . import userfault
 from .blank import Blank
 from .pagemap import Pagemap
 from .ptrace import TracingRefused
-from .ram import GuestRAM
+from .ram import GuestRAM, RAMRegion
 from .ranges import Pages, Ranges, to_mask, to_pages
 from .userfault import UserfaultUnavailable
 
@@ -96,10 +96,7 @@ class UserfaultTracker:
         """Arm what has no memory yet, and is not armed for that."""
         for region, first, blank in zip(self._ram.regions, self._ram.firsts, self._blanks, strict=True):
             start, end = np.searchsorted(pages, [first, first + region.pages]).tolist()
-            blocks = blank.under(pages[start:end] - first)
-            if len(blocks):
-                self._pagemap.scan(region.address, blocks, arm=True)
-                blank.forget(blocks)
+            self._arm_blank(region, blank, blank.under(pages[start:end] - first))
 
     def take(self, *, holes: bool = False, beside_qemu: bool = False) -> Pages:
         """Return the pages written since the last arm or take, and begin anew."""
@@ -120,13 +117,11 @@ class UserfaultTracker:
             if arm:
                 blank.begin()
             blocks, new = blank.filled()
-            if arm and len(blocks):
-                self._pagemap.scan(region.address, blocks, arm=True)
             ranges = self._pagemap.scan(
                 region.address, blank.others(), arm=arm, max_pages=left, private=region.covered, spare=spare
             )
             if arm:
-                blank.forget(blocks)
+                self._arm_blank(region, blank, blocks)
             pages = to_pages(ranges)
             if len(new):
                 pages = np.union1d(pages, to_pages(new))
@@ -137,6 +132,12 @@ class UserfaultTracker:
                     break
         pages = np.concatenate(found) if found else np.empty(0, np.int64)
         return pages[:enough] if enough else pages
+
+    def _arm_blank(self, region: RAMRegion, blank: Blank, blocks: Ranges) -> None:
+        """Arm blocks that were blank until now."""
+        if len(blocks):
+            self._pagemap.scan(region.address, blocks, arm=True)
+            blank.forget(blocks)
 
     def _populated(self) -> Ranges:
         """Return the pages that have memory; where all is private mappings, those that the process has copied."""

@@ -86,11 +86,10 @@ async def run(
             await supervised.begin(record, fresh=fresh, same_qemu=False, go=go, arrival=arrival)
             if arrival is not None:
                 await arrival.close()
-        except QEMUGone as error:
+        except BaseException as error:
             await supervised.abandon()
-            raise QEMUGone(f"{error.message} {supervised.how_it_ended()}", error.remedy) from error
-        except BaseException:
-            await supervised.abandon()
+            if isinstance(error, QEMUGone):
+                raise QEMUGone(f"{error.message} {supervised.how_it_ended()}", error.remedy) from error
             raise
         fresh = False
         return await supervised.serve(ready)
