@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Mapping
 
 PARTS = ("starting", "snapshots", "listing", "passing", "memory", "many", "images", "forks", "resuming")
 
@@ -21,17 +22,20 @@ def main(words: list[str]) -> int:
             print(f"There is no bench {part!r}; there are: {', '.join(PARTS)}.", file=sys.stderr)
             return 2
         print(f"{part}:", flush=True)
-        figures = importlib.import_module(f"bench.{part}").measure()
+        figures: dict[str, object] = {}
+        for found in importlib.import_module(f"bench.{part}").measure():
+            _print(found)
+            figures |= found
         results[part] = figures
-        width = max(len(name) for name in figures)
-        for name, value in figures.items():
-            print(
-                f"  {name.ljust(width)}  {value:10.{1 if value >= 10 else 3}f}"
-                if isinstance(value, float)
-                else f"  {name.ljust(width)}  {value!s:>10}"
-            )
     print(json.dumps(results))
     return 0
+
+
+def _print(figures: Mapping[str, object]) -> None:
+    width = max(map(len, figures), default=0)
+    for name, value in figures.items():
+        number = f"{value:10.{1 if value >= 10 else 3}f}" if isinstance(value, float) else f"{value!s:>10}"
+        print(f"  {name.ljust(width)}  {number}", flush=True)
 
 
 if __name__ == "__main__":

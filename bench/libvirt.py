@@ -17,10 +17,9 @@ from .rig import TIMEOUT_S
 
 NOBODY = "nobody"
 DOMAIN = "snaptree-bench"
-ROUNDS = 3
 
 
-def measure(memory_mib: int, fill_mib: int) -> dict[str, float]:
+def measure(memory_mib: int, fill_mib: int, rounds: int) -> dict[str, float]:
     """Return medians of ``snapshot-create-as`` and ``snapshot-revert`` in milliseconds; nothing where virsh is missing.
 
     libvirt's session daemon is started for it and ends by itself.  Root has none, so for root it is nobody's.
@@ -29,7 +28,7 @@ def measure(memory_mib: int, fill_mib: int) -> dict[str, float]:
         return {}
     folder = Path(tempfile.mkdtemp(prefix="snaptree-bench-", dir=os.environ.get("SNAPTREE_BENCH_DIR")))
     try:
-        return _Domain(folder, memory_mib, fill_mib).measure()
+        return _Domain(folder, memory_mib, fill_mib).measure(rounds)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -52,12 +51,12 @@ class _Domain:
             for path in (folder, *folder.iterdir()):
                 shutil.chown(path, NOBODY)
 
-    def measure(self) -> dict[str, float]:
+    def measure(self, rounds: int) -> dict[str, float]:
         creates, reverts = [], []
         self._virsh("create", str(self._folder / "domain.xml"))
         try:
             self._wait()
-            for number in range(ROUNDS):
+            for number in range(rounds):
                 creates.append(self._virsh("snapshot-create-as", DOMAIN, f"s-{number}"))
                 reverts.append(self._virsh("snapshot-revert", DOMAIN, f"s-{number}"))
         finally:

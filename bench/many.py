@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from .rig import Client, rig
@@ -16,8 +16,8 @@ COUNT = int(os.environ.get("SNAPTREE_BENCH_SNAPSHOTS", "1000"))
 ROUNDS = 10
 
 
-def measure() -> dict[str, Any]:
-    """Return medians in milliseconds, of ten operations with few snapshots and of ten with many."""
+def measure() -> Iterator[dict[str, Any]]:
+    """Yield medians in milliseconds, of ten operations with few snapshots and of ten with many."""
     found: dict[str, Any] = {"snapshots": COUNT}
     with rig(linux=False, memory_mib=256) as made:
         client = made.client()
@@ -33,7 +33,7 @@ def measure() -> dict[str, Any]:
             found[f"{what}_{name}_ours_ms"] = _median(whole - qemus for whole, qemus in times[what])
         found[f"{what}_ours_times"] = found[f"{what}_many_ours_ms"] / max(found[f"{what}_few_ours_ms"], 0.001)
     found["ours_times_allowed"] = 1.5
-    return found
+    yield found
 
 
 def _ten(client: Client, prefix: str) -> dict[str, list[tuple[float, float]]]:

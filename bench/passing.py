@@ -9,6 +9,7 @@ import json
 import socket
 import statistics
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ PIPELINED = 4
 CLIENTS = 10
 
 
-def measure() -> dict[str, Any]:
-    """Return medians in milliseconds, and commands a second."""
+def measure() -> Iterator[dict[str, Any]]:
+    """Yield medians in milliseconds, and commands a second."""
     times: dict[str, list[float]] = {"alone": [], "through": []}
     with rig("-S", "-qmp", "unix:alone.sock,server=on,wait=off", linux=False, memory_mib=64) as made:
         clients = {"alone": Client(str(made.folder / "alone.sock")), "through": made.client()}
@@ -33,7 +34,7 @@ def measure() -> dict[str, Any]:
         for client in clients.values():
             client.close()
         medians = {name: statistics.median(found) for name, found in times.items()}
-        return {
+        yield {
             "query_status_alone_ms": round(medians["alone"], 3),
             "query_status_through_ms": round(medians["through"], 3),
             "added_ms": round(medians["through"] - medians["alone"], 3),

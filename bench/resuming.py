@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import statistics
+from collections.abc import Iterator
 from typing import Any
 
 from .rig import rig
@@ -14,8 +15,8 @@ MORE_MIB = 256
 """What the guest has of RAM beside that."""
 
 
-def measure() -> dict[str, Any]:
-    """Return medians in milliseconds; what must be stands beside each figure."""
+def measure() -> Iterator[dict[str, Any]]:
+    """Yield medians in milliseconds; what must be stands beside each figure."""
     found: dict[str, Any] = {}
     for in_use in IN_USE_MIB:
         with rig(linux=True, memory_mib=in_use + MORE_MIB, append=f"snaptree.fill={in_use} snaptree.pace=500") as made:
@@ -26,4 +27,4 @@ def measure() -> dict[str, Any]:
                     times[way].append(made.timed("resume", "--detach", *words, "vm"))
         for way, took in times.items():
             found[f"resume_{way}_{in_use}_mib_ms"] = statistics.median(took)
-    return {**found, "resume_lazily_allowed_ms": 1000.0, "resume_eagerly_allowed_ms": 4000.0}
+    yield {**found, "resume_lazily_allowed_ms": 1000.0, "resume_eagerly_allowed_ms": 4000.0}

@@ -19,7 +19,7 @@ from tests.guest import build
 
 SNAPTREE = [sys.executable, "-m", "snaptree"]
 TIMEOUT_S = 600
-"""The guest fills 2 GiB in 2,048 steps, each a process of its own, and all of that under TCG."""
+"""The guest fills GiBs of RAM before it says that it is up, and all of that under TCG."""
 
 
 class Client:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Iterator
 from typing import Any
 
 from .rig import rig
@@ -11,8 +12,8 @@ ROUNDS = 11
 NODES = ["a", "b"]
 
 
-def measure() -> dict[str, Any]:
-    """Return the medians in milliseconds; deletes are not measured, they keep the images alike."""
+def measure() -> Iterator[dict[str, Any]]:
+    """Yield the medians in milliseconds; deletes are not measured, they keep the images alike."""
     times: dict[str, list[float]] = {"create": [], "load": [], "snapshot-save": [], "snapshot-load": []}
     pauses: list[float] = []
     with rig(linux=True) as made:
@@ -31,7 +32,7 @@ def measure() -> dict[str, Any]:
         ]
         client.close()
     medians = {name: statistics.median(values) for name, values in times.items()}
-    return {
+    yield {
         "create_ms": medians["create"],
         "qemu_save_ms": medians["snapshot-save"],
         "create_allowed_ms": medians["snapshot-save"] * 1.1 + 50,
