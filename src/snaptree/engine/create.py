@@ -17,7 +17,7 @@ from ..model.names import check_name, printable
 from ..model.reason import Reason
 from ..model.snapshot import Snapshot
 from ..qemu.facts import Facts
-from ..qemu.jobs import dismiss, dismiss_soon, run_job
+from ..qemu.jobs import dismiss, run_job
 from ..qemu.together import all_ended
 from . import images, tags, trace
 from .moments import Stands
@@ -205,7 +205,7 @@ async def _save(vm: VM, plan: Plan, facts: Facts, clock: Stopwatch, taking: Taki
                 await all_ended(_save_state(vm, plan), in_thread(taking.last))
         pause.check_untouched()
         trace.point("create.saved")
-    await dismiss_soon(vm.session, plan.job_id)  # not in the pause
+        pause.job_id = plan.job_id
     return pause
 
 

@@ -104,7 +104,7 @@ async def load_held(
     clock.end()
     # The journal says durably that it is loaded, and the guest runs: nobody has to wait for the rest.
     vm.disk_soon(f"the load of {snapshot.name}", _note, vm, snapshot, plan, client, clock, reverted=True)
-    loaded = await _end(vm, plan, snapshot, clock, before)
+    loaded = _end(vm, plan, snapshot, clock, before)
     if before.kept is not None:
         await prune(vm, client=client, but=snapshot.id)
     if stuck:
@@ -177,14 +177,14 @@ async def finish(
     """
     clock.end()
     await vm.disk(_note, vm, snapshot, plan, client, clock, reverted=reverted)
-    await _end(vm, plan, snapshot, clock, NOTHING)
+    await dismiss_soon(vm.session, plan.job_id)
+    _end(vm, plan, snapshot, clock, NOTHING)
 
 
-async def _end(vm: VM, plan: Plan, snapshot: Snapshot, clock: Stopwatch, before: Before) -> Loaded:
+def _end(vm: VM, plan: Plan, snapshot: Snapshot, clock: Stopwatch, before: Before) -> Loaded:
     if any(size != vm.attached[name].size for name, size in _sizes(snapshot).items() if name in vm.attached):
         vm.forget_facts()  # a disk has its old size again
     vm.clock_seen = ClockSeen(snapshot.id, snapshot.vm_clock_ns, clock.stopped_at_s)
-    await dismiss_soon(vm.session, plan.job_id)
     loaded = Loaded(snapshot, clock.duration_ms(), clock.pause_ms(), before.kept, before.not_kept)
     trace.point("load.done")
     vm.publish(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from ..model.errors import QEMUFailed, QEMUGone
 from ..qemu.facts import Facts
+from ..qemu.jobs import dismiss_soon
 from .ramway import ignore_shared, stop_ignoring_soon
 from .stopwatch import Stopwatch
 from .vm import VM
@@ -24,6 +25,7 @@ class Pause:
     :ivar was_running: the VM ran before, so it runs afterwards.
     :ivar stay: set where the VM must not continue, because disks and RAM may not belong together.
     :ivar facts: the VM in the moment before it was stopped; ``None`` where all had to be asked before.
+    :ivar job_id: a job of ours that has concluded, and is not needed any more; empty where there is none.
     :ivar stuck: why the VM could not continue afterwards; empty where it could, or had not run.
     """
 
@@ -32,6 +34,7 @@ class Pause:
     resumed_before: int
     stay: bool = False
     facts: Facts | None = None
+    job_id: str = ""
     stuck: str = ""
 
     def continued(self) -> bool:
@@ -90,18 +93,25 @@ async def paused(
 
 
 async def _leave(vm: VM, pause: Pause, clock: Stopwatch, *, ignoring_shared: bool) -> None:
-    """End the pause.  Nobody waits for the capability to be off: QEMU does in order what is asked of it."""
+    """End the pause.
+
+    Nobody waits until the capability is off and the job is gone: QEMU does in order what is asked of it.  Whoever waits
+    for its answer gets that before QEMU's threads take a core for the rest, as all is sent at once.
+    """
+    going = vm.session.begin("cont") if pause.was_running and not pause.stay else None
     try:
-        if pause.was_running and not pause.stay:
-            await _go_on(vm, pause, clock)
-    finally:
         if ignoring_shared:
             await stop_ignoring_soon(vm.session)
+        if pause.job_id:
+            await dismiss_soon(vm.session, pause.job_id)
+    finally:
+        if going is not None:
+            await _go_on(going, pause, clock)
 
 
-async def _go_on(vm: VM, pause: Pause, clock: Stopwatch) -> None:
+async def _go_on(going: Awaitable[object], pause: Pause, clock: Stopwatch) -> None:
     try:
-        await vm.session.execute("cont")
+        await going
     except QEMUFailed as error:
         log.error("the VM could not continue: %s", error)
         pause.stuck = error.message

@@ -90,6 +90,7 @@ class _Reverting:
                 vm.warm = True
                 vm.stands = Stands(self.plan.id, self._pause.resumed_before)
                 self._pause.stay = False
+                self._pause.job_id = self.plan.job_id
                 trace.point("load.noted")
         finally:
             self._writing.give_up()
@@ -144,7 +145,8 @@ class _Reverting:
         settled = Outcome()
         try:
             guid = await generation_id(vm) if ram is not None else ""
-            await all_ended(in_thread(settled.of, self._settle, guid), vm.disk(self._note, settled))
+            # The one that waits for the disk first.
+            await all_ended(vm.disk(self._note, settled), in_thread(settled.of, self._settle, guid))
         except (QEMUFailed, PageStoreError) as error:
             found = await asyncio.to_thread(states, self.plan)
             await self._break(found, str(error), error)

@@ -111,9 +111,11 @@ class VM:
         self._facts = KnownFacts(session, process)
         # One thread: SQLite's connection is used by one at a time, and writes stay in order.
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="snaptree-disk")
+        self._soon: list[Callable[[], None]] = []
 
     async def disk(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run ``work``, which may block on the disk, outside the event loop."""
+        self._submit_soon()
         return await asyncio.get_running_loop().run_in_executor(self._disk, lambda: work(*args, **kwargs))
 
     def disk_soon(self, what: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> None:
@@ -126,7 +128,18 @@ class VM:
             if (error := future.exception()) is not None:
                 log.error("%s could not be noted yet: %s", what, error)
 
-        self._disk.submit(work, *args, **kwargs).add_done_callback(ended)
+        def submit() -> None:
+            self._disk.submit(work, *args, **kwargs).add_done_callback(ended)
+
+        # The caller answers somebody first: a thread that begins takes the core and the interpreter from us.
+        if not self._soon:
+            asyncio.get_running_loop().call_soon(self._submit_soon)
+        self._soon.append(submit)
+
+    def _submit_soon(self) -> None:
+        soon, self._soon = self._soon, []
+        for submit in soon:
+            submit()
 
     @asynccontextmanager
     async def exclusive(self) -> AsyncIterator[None]:
@@ -283,6 +296,7 @@ class VM:
             self.paged.ram.close()
         if self._store is not None:
             self._store.close()
+        self._submit_soon()
         self._disk.submit(self.catalog.close)
         self._disk.shutdown(wait=True)
 

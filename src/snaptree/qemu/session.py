@@ -53,17 +53,27 @@ class _Client(QMPClient):
     def __init__(self, arrived: Callable[[dict[str, Any]], None], greeted: Callable[[], None]) -> None:
         super().__init__("snaptree", ANSWER_MAX_BYTES)
         self._greeted = greeted
+        self._unsent: list[bytes] = []
         self.logger.setLevel(logging.CRITICAL)  # it logs what it also raises
         self._arrived = arrived
 
     def send_line(self, line: bytes) -> None:
-        """Send a message.
+        """Send a message, together with those that are given in the same turn of the event loop.
+
+        QEMU's thread for QMP wakes up for each that comes by itself, and on a busy host takes our core for it.
 
         :raises QMPError: where the connection has ended.
         """
         if self.runstate is not Runstate.RUNNING or self._writer is None:
             raise QMPError("not connected")
-        self._writer.write(line)
+        if not self._unsent:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._unsent.append(line)
+
+    def _flush(self) -> None:
+        lines, self._unsent = self._unsent, []
+        if self._writer is not None:
+            self._writer.write(b"".join(lines))
 
     async def _get_greeting(self) -> Greeting:
         greeting = await super()._get_greeting()
@@ -165,11 +175,25 @@ class Session:
         message: dict[str, object] = {"execute": command}
         if arguments is not None:
             message["arguments"] = dict(arguments)
-        reply = await self.pass_on(message)
-        if "error" in reply:
-            error = reply["error"]
-            raise QEMUFailed(f"QEMU's answer to {command}: {_sentence(str(error.get('desc', '')))}")
-        return reply.get("return")
+        return _value(command, await self.pass_on(message))
+
+    def begin(self, command: str) -> asyncio.Future[Any]:
+        """As :meth:`execute`, but it is under way at once."""
+        found: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def answered(reply: Reply | QEMUGone) -> None:
+            if found.done():
+                return
+            try:
+                if isinstance(reply, QEMUGone):
+                    raise reply
+                found.set_result(_value(command, reply))
+            except (QEMUFailed, QEMUGone) as error:
+                found.set_exception(error)
+
+        if self.ask({"execute": command}, answered):
+            return found
+        return asyncio.ensure_future(self.execute(command))
 
     async def pass_on(
         self,
@@ -324,6 +348,13 @@ def parse_address(address: str) -> str | tuple[str, int]:
     if not path:
         raise UsageError(f"{printable(address)} is no QMP address.", "Write unix:PATH or tcp:HOST:PORT.")
     return path
+
+
+def _value(command: str, reply: Reply) -> Any:
+    """:raises QEMUFailed: where the reply to ``command`` is an error."""
+    if "error" in reply:
+        raise QEMUFailed(f"QEMU's answer to {command}: {_sentence(str(reply['error'].get('desc', '')))}")
+    return reply.get("return")
 
 
 def _sentence(text: str) -> str:
