@@ -7,7 +7,6 @@ import json
 import os
 import stat
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ..model.errors import SnaptreeError
@@ -42,6 +41,8 @@ def sync_all(files: Iterable[Path], directories: Iterable[Path]) -> None:
     def sync(path: Path) -> None:
         with contextlib.suppress(FileNotFoundError):
             sync_file(path)
+
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415  takes 10 ms
 
     with ThreadPoolExecutor(SYNCING_MAX, "snaptree-sync") as pool:
         begun = [*(pool.submit(sync, path) for path in files), *(pool.submit(sync_directory, d) for d in directories)]

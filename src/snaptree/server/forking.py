@@ -137,13 +137,22 @@ def look(
     return Source(snapshot, argv, cwd, fillings.read_values(source), images, views, ram)
 
 
+_last: list[tuple[PageStore, str, Lent]] = []
+"""What was lent last by a store that is open, which stays true: mostly one snapshot is forked again and again."""
+
+
 def _lend(source: VMPlace, id: str, store: PageStore | None) -> Lent:
     from ..engine.forkram import image_of  # noqa: PLC0415  numpy
     from ..memory.borrow import lend  # noqa: PLC0415
     from ..memory.store import PageStore  # noqa: PLC0415
 
     if store is not None:
-        return Lent(lend(store, id), image_of(store, id))
+        for known, last, lent in _last:
+            if known is store and last == id:
+                return lent
+        found = Lent(lend(store, id), image_of(store, id))
+        _last[:] = [(store, id, found)]
+        return found
     opened = PageStore.open(source.pages, clean=False)
     try:
         return Lent(lend(opened, id), image_of(opened, id))

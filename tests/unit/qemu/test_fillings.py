@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import secrets
 import socket
 import stat
 from concurrent.futures import ThreadPoolExecutor
@@ -103,8 +102,8 @@ def test_what_remains_of_an_ended_connection_does_not_take_a_port() -> None:
 def test_vms_of_a_home_never_have_the_same(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
     # Each value is drawn twice in a row, so that two VMs would have it.
     numbers, last_bytes = iter(n // 2 for n in range(9999)), iter(n // 2 for n in range(512))
-    monkeypatch.setattr(secrets, "randbelow", lambda end: next(numbers) % end)
-    monkeypatch.setattr(secrets, "token_bytes", lambda _: bytes([0, 0, next(last_bytes)]))
+    monkeypatch.setattr(fillings, "_below", lambda end: next(numbers) % end)
+    monkeypatch.setattr(fillings, "_random", lambda _: bytes([0, 0, next(last_bytes)]))
     chosen = [fill_for(made(places, f"vm-{i}"), ["{port:a}", "{mac:a}", "{cid}"]).values for i in range(5)]
     values = [value for each in chosen for value in each.values()]
     assert len(set(values)) == len(values) == 15
