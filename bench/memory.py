@@ -70,6 +70,8 @@ def _pages(gib: int, *, busy: bool) -> dict[str, Any]:
         for number in range(ROUNDS):
             loads.append(client.timed("snapshot-load", name=f"s-{number}", keep=False))
             load_pauses.append(_last(client)["pause_ms"])
+        supervisor, allowed = _memory(client), max(_of_allowed(client, pages, sizes, gib))
+        qemu_loads = [_qemu_load_alone(client, f"raw-{number}") for number in range(ROUNDS)]
         return {
             "first_create_pause_ms": first["pause_ms"],
             "first_create_ms": first["duration_ms"],
@@ -80,10 +82,12 @@ def _pages(gib: int, *, busy: bool) -> dict[str, Any]:
             "pause_above_qemu_ms": statistics.median(creates) - statistics.median(qemus),
             "load_ms": statistics.median(loads),
             "load_pause_ms": statistics.median(load_pauses),
+            "qemu_stop_load_cont_ms": statistics.median(qemu_loads),
+            "load_above_qemu_ms": statistics.median(loads) - statistics.median(qemu_loads),
             "store_mib": sizes[-1] / 2**20,
             "snapshot_mib": statistics.median(after - before for before, after in pairwise(sizes)) / 2**20,
-            "snapshot_of_allowed": max(_of_allowed(client, pages, sizes, gib)),
-            "supervisor_mib": _memory(client) / 2**20,
+            "snapshot_of_allowed": allowed,
+            "supervisor_mib": supervisor / 2**20,
         }
 
 
@@ -104,15 +108,31 @@ def _qemu_alone(client: Client, tag: str) -> float:
     As snaptree measures its own pauses, but that those end with QEMU's answer, not with its event.
     """
 
-    def ignore(on: bool) -> None:
-        client.execute("migrate-set-capabilities", capabilities=[{"capability": "x-ignore-shared", "state": on}])
-
-    ignore(True)
+    _ignore_shared(client, on=True)
     client.execute("stop")
     client.job("snapshot-save", tag=tag, vmstate="a", devices=NODES)
     client.execute("cont")
-    ignore(False)
+    _ignore_shared(client, on=False)
     return (client.at["RESUME"] - client.at["STOP"]) * 1000
+
+
+def _qemu_load_alone(client: Client, tag: str) -> float:
+    """Return how long QEMU takes for what a load needs of it: stop, load without shared RAM, and cont.
+
+    The VM stands still from before it is saved, so that RAM, which stays as it is, belongs to what is loaded.
+    """
+    _ignore_shared(client, on=True)
+    took = client.timed("stop")
+    client.job("snapshot-save", tag=tag, vmstate="a", devices=NODES)
+    took += client.job("snapshot-load", tag=tag, vmstate="a", devices=NODES)
+    took += client.timed("cont")
+    _ignore_shared(client, on=False)
+    client.job("snapshot-delete", tag=tag, devices=NODES)
+    return took
+
+
+def _ignore_shared(client: Client, *, on: bool) -> None:
+    client.execute("migrate-set-capabilities", capabilities=[{"capability": "x-ignore-shared", "state": on}])
 
 
 @contextmanager
