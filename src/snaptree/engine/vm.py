@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -23,6 +21,7 @@ from ..qemu.facts import Facts
 from ..qemu.launch import Process
 from ..qemu.session import Event, Session
 from . import trace
+from .diskthread import DiskThread
 from .known import KnownFacts
 from .moments import ClockSeen, Stands
 from .presence import Table
@@ -45,8 +44,6 @@ HARMLESS_COMMANDS = frozenset(
     {"stop", "cont", "screendump", "send-key", "input-send-event", "inject-nmi", "system_reset"}
 )
 """So after these, and after everything that only asks."""
-
-log = logging.getLogger(__name__)
 
 
 class VM:
@@ -109,37 +106,15 @@ class VM:
         self.stands: Stands | None = None
         self.sole = False
         self._facts = KnownFacts(session, process)
-        # One thread: SQLite's connection is used by one at a time, and writes stay in order.
-        self._disk = ThreadPoolExecutor(1, thread_name_prefix="snaptree-disk")
-        self._soon: list[Callable[[], None]] = []
+        self._disk = DiskThread()
 
     async def disk(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run ``work``, which may block on the disk, outside the event loop."""
-        self._submit_soon()
-        return await asyncio.get_running_loop().run_in_executor(self._disk, lambda: work(*args, **kwargs))
+        return await self._disk.run(work, *args, **kwargs)
 
     def disk_soon(self, what: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Let ``work`` be done in the thread of :meth:`disk`: before all that is asked of it later.
-
-        :param what: what is noted by it, for the log where it fails; then the journal tells the next operation.
-        """
-
-        def ended(future: Future[T]) -> None:
-            if (error := future.exception()) is not None:
-                log.error("%s could not be noted yet: %s", what, error)
-
-        def submit() -> None:
-            self._disk.submit(work, *args, **kwargs).add_done_callback(ended)
-
-        # The caller answers somebody first: a thread that begins takes the core and the interpreter from us.
-        if not self._soon:
-            asyncio.get_running_loop().call_soon(self._submit_soon)
-        self._soon.append(submit)
-
-    def _submit_soon(self) -> None:
-        soon, self._soon = self._soon, []
-        for submit in soon:
-            submit()
+        """Let ``work`` be done in the thread of :meth:`disk`, as :meth:`.diskthread.DiskThread.soon`."""
+        self._disk.soon(what, work, *args, **kwargs)
 
     @asynccontextmanager
     async def exclusive(self) -> AsyncIterator[None]:
@@ -296,9 +271,7 @@ class VM:
             self.paged.ram.close()
         if self._store is not None:
             self._store.close()
-        self._submit_soon()
-        self._disk.submit(self.catalog.close)
-        self._disk.shutdown(wait=True)
+        self._disk.close(self.catalog.close)
 
 
 def _told(devices: tuple[BlockDevice, ...]) -> dict[str, Table]:

@@ -1,4 +1,4 @@
-"""The supervisor's QMP session to QEMU; the only module that uses qemu.qmp.  Not for: what the commands mean.
+"""The supervisor's QMP session to QEMU.  Not for: what the commands mean, nor bytes (``client``).
 
 QEMU serves one client at a QMP socket and answers commands in order, so while a ``snapshot-save`` runs, which
 blocks QEMU's main loop, every other command waits for it.  There is no time limit on an answer.
@@ -15,12 +15,11 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from qemu.qmp import ConnectError, Message, QMPClient, QMPError, Runstate
-from qemu.qmp.models import Greeting
+from qemu.qmp import ConnectError, QMPError, Runstate
 
 from ..model.errors import ProtocolError, QEMUFailed, QEMUGone, UsageError
 from ..model.names import printable
-from .lines import Lines
+from .client import Client
 
 Event = dict[str, Any]
 Reply = dict[str, Any]
@@ -29,8 +28,6 @@ Answered = Callable[[Reply | QEMUGone], None]
 
 GREETING_TIMEOUT_S = 5.0
 """QEMU greets at once, or, while another client holds the socket, not at all."""
-ANSWER_MAX_BYTES = 1 << 30
-"""qemu.qmp's own limit of 10 MiB would end the session over a monitor command that prints much (``xp``)."""
 MESSAGE_MAX_BYTES = 64 << 20
 """QEMU's MAX_TOKEN_SIZE."""
 
@@ -42,57 +39,6 @@ def compact(message: Mapping[str, object]) -> bytes:
     return json.dumps(message, separators=(",", ":")).encode()
 
 
-class _Client(QMPClient):
-    """qemu.qmp's client, which hands over what arrives at once, and sends at once.
-
-    By itself it prints every message for a debug log that nobody reads, and takes it through queues of its own, which
-    costs more than QEMU's own work on a small command; and an error without an id, QEMU's answer to what it cannot
-    read, ends its connection.
-    """
-
-    def __init__(self, arrived: Callable[[dict[str, Any]], None], greeted: Callable[[], None]) -> None:
-        super().__init__("snaptree", ANSWER_MAX_BYTES)
-        self._greeted = greeted
-        self._unsent: list[bytes] = []
-        self.logger.setLevel(logging.CRITICAL)  # it logs what it also raises
-        self._arrived = arrived
-
-    def send_line(self, line: bytes) -> None:
-        """Send a message, together with those that are given in the same turn of the event loop.
-
-        QEMU's thread for QMP wakes up for each that comes by itself, and on a busy host takes our core for it.
-
-        :raises QMPError: where the connection has ended.
-        """
-        if self.runstate is not Runstate.RUNNING or self._writer is None:
-            raise QMPError("not connected")
-        if not self._unsent:
-            asyncio.get_running_loop().call_soon(self._flush)
-        self._unsent.append(line)
-
-    def _flush(self) -> None:
-        lines, self._unsent = self._unsent, []
-        if self._writer is not None:
-            self._writer.write(b"".join(lines))
-
-    async def _get_greeting(self) -> Greeting:
-        greeting = await super()._get_greeting()
-        self._greeted()
-        return greeting
-
-    def _cb_outbound(self, msg: Message) -> Message:
-        return msg
-
-    def _cb_inbound(self, msg: Message) -> Message:
-        return msg
-
-    async def _bh_recv_message(self) -> None:
-        assert self._reader is not None
-        assert self._writer is not None
-        await Lines.take_over(self._reader, self._writer.transport, self._arrived, ANSWER_MAX_BYTES)
-        raise EOFError
-
-
 class Session:
     """An open QMP session.
 
@@ -101,7 +47,7 @@ class Session:
     """
 
     def __init__(self, address: str, on_event: Callable[[Event], None], greeted: Callable[[], None]) -> None:
-        self._client = _Client(self._arrived, greeted)
+        self._client = Client(self._arrived, greeted)
         self._address = address
         self._on_event = on_event
         self._waiting: dict[str, tuple[Mapping[str, object], Answered]] = {}  # in the order in which QEMU answers

@@ -266,3 +266,48 @@ def test_a_peer_that_says_nothing_is_taken_for_one_that_talks_to_somebody_else(t
 def test_where_nobody_listens_qemu_is_gone(tmp_path: Path) -> None:
     with pytest.raises(QEMUGone, match="Nobody answers"):
         asyncio.run(Session.connect(str(tmp_path / "sock"), lambda event: None))
+
+
+def test_a_command_that_is_begun_is_under_way_before_anybody_waits_for_it(tmp_path: Path) -> None:
+    def answering(commands: list[dict[str, Any]], say: Say) -> None:
+        id = commands[-1]["id"]
+        say({"return": 7, "id": id} if commands[-1]["execute"] == "good" else {"error": {"desc": "No"}, "id": id})
+
+    async def use(session: Session) -> None:
+        good, bad = session.begin("good"), session.begin("bad")
+        await session.execute("good")  # answered in order: so both have been sent before it
+        assert good.done()
+        assert bad.done()
+        assert await good == 7
+        with pytest.raises(QEMUFailed, match=r"QEMU's answer to bad: No\."):
+            await bad
+        lost = session.begin("leave")
+        with pytest.raises(QEMUGone):
+            await lost
+
+    talk(tmp_path, answering, use)
+
+
+def test_what_is_asked_in_one_turn_of_the_loop_is_sent_in_one_piece_and_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[bytes] = []
+    writes = asyncio.StreamWriter.write
+
+    def write(writer: asyncio.StreamWriter, data: bytes) -> None:
+        sent.append(data)
+        writes(writer, data)
+
+    monkeypatch.setattr(asyncio.StreamWriter, "write", write)
+
+    async def use(session: Session) -> None:
+        sent.clear()
+        going = session.begin("one")
+        assert session.ask({"execute": "two"}, lambda reply: None)
+        assert await going == "one"
+        assert await session.execute("three") == "three"
+        ours = [data for data in sent if b"execute" in data]
+        assert [data.count(b"execute") for data in ours] == [2, 1]
+        assert ours[0].index(b'"one"') < ours[0].index(b'"two"')
+
+    talk(tmp_path, echo, use)
