@@ -172,10 +172,10 @@ def test_slots_in_gaps_are_used_when_the_top_is_reached(tmp_path: Path) -> None:
     model.create(store, sid(1), None, (np.arange(5), np.arange(5)))
     store.segments.add((2**32 - 100, 100))
     assert store.segments.room(50) == 2201
-    store.segments._ranges.pop()
+    store.segments._ranges = store.segments._ranges[:-1]
     model.create(store, sid(2), sid(1), (np.arange(5), np.arange(5) + 9))
     store.segments.add((2**32 - 100, 100))
-    store.segments._ranges.remove((1, 2200))
+    store.segments._ranges = tuple(range for range in store.segments._ranges if range != (1, 2200))
     assert store.segments.room(2000) == 1
     with pytest.raises(PageStoreError, match="room"):
         store.segments.room(2**32 - 2000)

@@ -68,12 +68,12 @@ while [ $m -lt "$fill" ] && [ $m -lt 65 ]; do
     window $m /ram/fill $m
     m=$((m + 1))
 done
-# A process for each MiB takes minutes for GiBs.  What comes now is 64 MiB of the first 65, shifted so that no page is
-# like another one: the windows begin 8 bytes apart within a page, 512 of them until that repeats.
+# A process for each MiB takes minutes for GiBs.  What comes now is 64 MiB of the first 65, shifted so that up to 4 GiB
+# hardly a page is like another one: within a page the 64 windows begin 8 bytes apart.
 turn=1
 while [ $m -lt "$fill" ]; do
     count=$((fill - m < 64 ? fill - m : 64))
-    dd if=/ram/fill of=/ram/fill bs=1M count=$count iflag=skip_bytes skip=$((turn * 520 + turn / 8)) seek=$m conv=notrunc \
+    dd if=/ram/fill of=/ram/fill bs=1M count=$count iflag=skip_bytes skip=$((turn % 8 + turn / 8 * 512)) seek=$m conv=notrunc \
         2>/dev/null || fail "no RAM for $fill MiB"
     m=$((m + count)) turn=$((turn + 1))
 done

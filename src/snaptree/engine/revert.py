@@ -145,8 +145,9 @@ class _Reverting:
         settled = Outcome()
         try:
             guid = await generation_id(vm) if ram is not None else ""
-            # The one that waits for the disk first.
-            await all_ended(vm.disk(self._note, settled), in_thread(settled.of, self._settle, guid))
+            # The one that waits for the disk begins first.  Where both fail, RAM that is not settled is the worse.
+            noting = asyncio.create_task(vm.disk(self._note, settled))
+            await all_ended(in_thread(settled.of, self._settle, guid), noting)
         except (QEMUFailed, PageStoreError) as error:
             found = await asyncio.to_thread(states, self.plan)
             await self._break(found, str(error), error)

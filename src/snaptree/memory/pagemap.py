@@ -194,7 +194,8 @@ class Pagemap:
 
 def _buffer() -> NDArray[np.void]:
     # Of its own: what malloc has had before would all be written, which in a fork of the process costs 2 ms.
-    return np.frombuffer(mmap.mmap(-1, REGIONS_AT_ONCE * _REGION.itemsize), _REGION)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    return np.frombuffer(mmap.mmap(-1, REGIONS_AT_ONCE * _REGION.itemsize, flags), _REGION)
 
 
 def _cores() -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from bisect import bisect_right, insort
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -27,7 +27,7 @@ class Segments:
 
     def __init__(self, directory: Path, names: Iterable[str]) -> None:
         self._directory = directory
-        self._ranges: list[tuple[int, int]] = []
+        ranges: list[tuple[int, int]] = []
         self._open: OrderedDict[tuple[int, int], Segment] = OrderedDict()
         self._lock = threading.Lock()
         self.strays: list[str] = []
@@ -37,13 +37,14 @@ class Segments:
             if first < end:
                 self.strays.append(name)
                 continue
-            self._ranges.append((first, count))
+            ranges.append((first, count))
             end = first + count
+        self._ranges = tuple(ranges)  # never changed, but replaced: others may be reading it
 
     @property
     def ranges(self) -> tuple[tuple[int, int], ...]:
         """First slot and number of slots of each, ascending."""
-        return tuple(self._ranges)
+        return self._ranges
 
     def path(self, range: tuple[int, int]) -> Path:
         """Return where a segment lies."""
@@ -54,10 +55,11 @@ class Segments:
 
         :raises PagesDamaged: where there is none.
         """
-        at = bisect_right(self._ranges, (slot, _SLOTS_END)) - 1
-        if at < 0 or slot >= sum(self._ranges[at]):
+        ranges = self._ranges
+        at = bisect_right(ranges, (slot, _SLOTS_END)) - 1
+        if at < 0 or slot >= sum(ranges[at]):
             raise PagesDamaged(f"{self._directory}: The file that held page {slot:#x} of the store is missing.")
-        return self._ranges[at]
+        return ranges[at]
 
     def room(self, count: int) -> int:
         """Return the first of ``count`` slots that no segment has: above all, or in a gap where the top is reached.
@@ -78,14 +80,14 @@ class Segments:
 
     def add(self, range: tuple[int, int]) -> None:
         """Know one more segment, whose file has its name."""
-        insort(self._ranges, range)
+        self._ranges = tuple(sorted((*self._ranges, range)))
 
     def drop(self, range: tuple[int, int]) -> None:
         """Remove a segment's file."""
         disk.unlink(self.path(range))
         with self._lock:
             self._open.pop(range, None)
-        self._ranges.remove(range)
+        self._ranges = tuple(known for known in self._ranges if known != range)
 
     def close(self) -> None:
         """Close all files; they are opened again when they are needed."""
@@ -111,9 +113,10 @@ class Segments:
 
     def known(self, slots: Pages) -> NDArray[np.bool_]:
         """Say of each slot whether a segment of it is there."""
-        if not self._ranges:
+        ranges = self._ranges
+        if not ranges:
             return np.zeros(len(slots), np.bool_)
-        first, count = np.array(self._ranges, np.int64).T
+        first, count = np.array(ranges, np.int64).T
         at = np.searchsorted(first, slots, "right") - 1
         return np.asarray((at >= 0) & (slots < first[at] + count[at]), np.bool_)
 
