@@ -39,7 +39,8 @@ class Call:
 def recorded(pid: int, log: Path) -> Iterator[list[Call]]:
     """Record the calls of all threads of a process; the list is filled when the block ends."""
     calls: list[Call] = []
-    argv = ["strace", "-f", "-y", "-s", "160", "-o", str(log), "-e", f"trace={_CALLS}", "-p", str(pid)]
+    # Long enough for several commands that are sent together.
+    argv = ["strace", "-f", "-y", "-s", "1000", "-o", str(log), "-e", f"trace={_CALLS}", "-p", str(pid)]
     strace = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
         wait_until(lambda: all(_traced(task) for task in Path(f"/proc/{pid}/task").iterdir()), "strace to be attached")
