@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from .exchange import End, Options, Ready
 from .find import absolute, command_of, cwd_of, find_process
 
 DEFAULT = Options()
+DYING_S = 2.0
 
 
 async def run(
@@ -195,7 +197,7 @@ def take_lock(place: VMPlace) -> SupervisorLock:
     :raises VMRuns: where another supervisor has it.
     :raises Busy: where a command works on the VM, which is stopped.
     """
-    lock = SupervisorLock.take(place.lock)
+    lock = SupervisorLock.take(place.lock) or _take_from_dying(place)
     if lock is None and holder(place.lock) == "command":
         raise Busy(f"Another command works on the images of the VM {place.name}.", "Try again when it has ended.")
     if lock is None:
@@ -205,6 +207,16 @@ def take_lock(place: VMPlace) -> SupervisorLock:
             f"The VM {place.name} runs already{by}.", f"`snaptree stop {place.name}` ends it; or choose another name."
         )
     return lock
+
+
+def _take_from_dying(place: VMPlace) -> SupervisorLock | None:
+    """Take the lock from a supervisor that was killed: it shows as ended while its last threads still hold it."""
+    until = time.monotonic() + DYING_S
+    while holder(place.lock) == "supervisor" and (known := place.running()) and known.supervisor_pid:
+        if identify(known.supervisor_pid) is not None or time.monotonic() > until:
+            return None
+        time.sleep(0.005)
+    return SupervisorLock.take(place.lock)
 
 
 def unsupervised(place: VMPlace, pid: int) -> VMRuns:

@@ -1,0 +1,67 @@
+"""Taking a VM's lock where its last supervisor is just ending."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from tests.framework.waiting import wait_until
+
+from snaptree.model.errors import VMRuns
+from snaptree.places.lock import holder
+from snaptree.places.places import Places, Running, VMPlace
+from snaptree.places.process import identify
+from snaptree.server import supervisor
+
+SUPERVISOR = """
+import ctypes, sys, threading
+from pathlib import Path
+from snaptree.places.lock import SupervisorLock
+lock = SupervisorLock.take(Path(sys.argv[1]))
+threading.Thread(target=sys.stdin.read).start()
+SYS_EXIT = 60
+ctypes.CDLL(None).syscall(SYS_EXIT, 0)  # of this thread alone
+"""
+"""Its first thread ends, so it is a zombie as one that was killed; the other one holds the lock until it may end."""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> VMPlace:
+    found = Places(tmp_path / "home", tmp_path / "run").vm("dev")
+    found.make()
+    return found
+
+
+def test_a_supervisor_that_is_just_ending_is_waited_for(place: VMPlace) -> None:
+    with subprocess.Popen([sys.executable, "-c", SUPERVISOR, str(place.lock)], stdin=subprocess.PIPE) as dying:
+        assert dying.stdin is not None
+        wait_until(lambda: identify(dying.pid) is None, "its first thread's end")
+        assert holder(place.lock) == "supervisor"
+        place.write_running(Running(None, "", "", dying.pid, False))
+        with ThreadPoolExecutor(1) as pool:
+            taking = pool.submit(supervisor.take_lock, place)
+            dying.stdin.close()
+            lock = taking.result()
+    assert holder(place.lock) == "supervisor"
+    lock.release()
+
+
+def test_one_that_does_not_end_has_the_vm(place: VMPlace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "DYING_S", 0.0)
+    with subprocess.Popen([sys.executable, "-c", SUPERVISOR, str(place.lock)], stdin=subprocess.PIPE) as dying:
+        wait_until(lambda: identify(dying.pid) is None, "its first thread's end")
+        place.write_running(Running(None, "", "", dying.pid, False))
+        with pytest.raises(VMRuns, match=f"under the supervisor with the pid {dying.pid}"):
+            supervisor.take_lock(place)
+
+
+def test_one_that_runs_has_the_vm_at_once(place: VMPlace) -> None:
+    lock = supervisor.take_lock(place)
+    place.write_running(Running(None, "", "", os.getpid(), False))
+    with pytest.raises(VMRuns, match=f"under the supervisor with the pid {os.getpid()}"):
+        supervisor.take_lock(place)
+    lock.release()
