@@ -498,7 +498,11 @@ class Torture:
             operation = "delete"
         self._settle()
         maybe = Maybe()
-        id = self.random.choice(list(self.known)) if self.known else ""
+        # The stop, which kept the present, may have deleted an automatic one that was too many.
+        stays = [id for id, known in self.known.items() if not known.automatic]
+        if not stays and operation in ("load", "delete"):
+            operation = "create"
+        id = self.random.choice(stays) if stays else ""
         name = f"o{self._number}-{self.figures.created}"
         words: list[str]
         match operation:
