@@ -135,9 +135,10 @@ def locked(place: VMPlace, *, wait: bool = True) -> Iterator[SupervisorLock]:
     :raises Busy: where another command works on it, and ``wait`` is false.
     """
     while (lock := SupervisorLock.take(place.lock, "command")) is None:
-        if holder(place.lock) == "supervisor":
+        by_whom = holder(place.lock)
+        if by_whom == "supervisor":
             raise VMRuns(f"The VM {place.name} runs.", f"`snaptree stop {place.name}` ends it.")
-        if not wait:
+        if by_whom == "command" and not wait:
             raise Busy(
                 f"Another command works on the images of the VM {place.name}.", "Try again later, or let it wait."
             )

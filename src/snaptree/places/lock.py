@@ -13,11 +13,13 @@ import contextlib
 import fcntl
 import os
 import struct
+import time
 from pathlib import Path
 from typing import Literal
 
 from ..model.errors import SnaptreeError
 from ..model.names import printable
+from .process import identify
 
 Holder = Literal["supervisor", "command"]
 
@@ -25,6 +27,8 @@ Holder = Literal["supervisor", "command"]
 _FLOCK = struct.Struct("hh4xqqi4x")
 _LENGTH: dict[Holder, int] = {"supervisor": 0, "command": 1}
 """How many bytes each locks; 0 is all, however long the file is."""
+DYING_S = 2.0
+DYING_POLL_S = 0.005
 
 
 class SupervisorLock:
@@ -35,7 +39,7 @@ class SupervisorLock:
 
     @classmethod
     def take(cls, path: Path, holder: Holder = "supervisor") -> SupervisorLock | None:
-        """Take the lock; ``None`` where another process holds it.  Writes our pid into the file for people.
+        """Take the lock; ``None`` where another process holds it.  Writes our pid into the file.
 
         :raises SnaptreeError: where it can't be taken by anybody here.
         """
@@ -75,15 +79,27 @@ def is_held(path: Path) -> bool:
 
 
 def holder(path: Path) -> Holder | None:
-    """Say who holds the lock, without taking it; ``None`` where nobody does."""
+    """Say who holds the lock, without taking it; ``None`` where nobody does.
+
+    A process that was killed shows as ended while its last threads still hold the lock: it is waited for.
+    """
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
         return None
     try:
-        return holder_of(fd)
+        until = time.monotonic() + DYING_S
+        while (found := holder_of(fd)) and _has_ended(fd) and time.monotonic() < until:
+            time.sleep(DYING_POLL_S)
+        return found
     finally:
         os.close(fd)
+
+
+def _has_ended(fd: int) -> bool:
+    """Say whether the process whose pid is in the file is no more."""
+    pid = os.pread(fd, 20, 0).strip()
+    return pid.isdigit() and identify(int(pid)) is None
 
 
 def holder_of(fd: int) -> Holder | None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,6 @@ from .exchange import End, Options, Ready
 from .find import absolute, command_of, cwd_of, find_process
 
 DEFAULT = Options()
-DYING_S = 2.0
 
 
 async def run(
@@ -197,26 +195,18 @@ def take_lock(place: VMPlace) -> SupervisorLock:
     :raises VMRuns: where another supervisor has it.
     :raises Busy: where a command works on the VM, which is stopped.
     """
-    lock = SupervisorLock.take(place.lock) or _take_from_dying(place)
-    if lock is None and holder(place.lock) == "command":
-        raise Busy(f"Another command works on the images of the VM {place.name}.", "Try again when it has ended.")
-    if lock is None:
+    while (lock := SupervisorLock.take(place.lock)) is None:
+        by_whom = holder(place.lock)
+        if by_whom == "command":
+            raise Busy(f"Another command works on the images of the VM {place.name}.", "Try again when it has ended.")
+        if by_whom is None:
+            continue  # it has just ended
         known = place.running()
         by = f", under the supervisor with the pid {known.supervisor_pid}" if known and known.supervisor_pid else ""
         raise VMRuns(
             f"The VM {place.name} runs already{by}.", f"`snaptree stop {place.name}` ends it; or choose another name."
         )
     return lock
-
-
-def _take_from_dying(place: VMPlace) -> SupervisorLock | None:
-    """Take the lock from a supervisor that was killed: it shows as ended while its last threads still hold it."""
-    until = time.monotonic() + DYING_S
-    while holder(place.lock) == "supervisor" and (known := place.running()) and known.supervisor_pid:
-        if identify(known.supervisor_pid) is not None or time.monotonic() > until:
-            return None
-        time.sleep(0.005)
-    return SupervisorLock.take(place.lock)
 
 
 def unsupervised(place: VMPlace, pid: int) -> VMRuns:

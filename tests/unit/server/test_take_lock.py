@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 from tests.framework.waiting import wait_until
 
+from snaptree.engine.offline_hold import locked
 from snaptree.model.errors import VMRuns
-from snaptree.places.lock import holder
+from snaptree.places import lock
+from snaptree.places.lock import holder, holder_of
 from snaptree.places.places import Places, Running, VMPlace
 from snaptree.places.process import identify
 from snaptree.server import supervisor
@@ -36,22 +38,44 @@ def place(tmp_path: Path) -> VMPlace:
     return found
 
 
+def _is_held(place: VMPlace) -> bool:
+    """Say whether somebody has the lock, without waiting for one that is just ending."""
+    with place.lock.open("r+b") as file:
+        return holder_of(file.fileno()) is not None
+
+
 def test_a_supervisor_that_is_just_ending_is_waited_for(place: VMPlace) -> None:
     with subprocess.Popen([sys.executable, "-c", SUPERVISOR, str(place.lock)], stdin=subprocess.PIPE) as dying:
         assert dying.stdin is not None
         wait_until(lambda: identify(dying.pid) is None, "its first thread's end")
-        assert holder(place.lock) == "supervisor"
+        assert _is_held(place)
         place.write_running(Running(None, "", "", dying.pid, False))
         with ThreadPoolExecutor(1) as pool:
             taking = pool.submit(supervisor.take_lock, place)
             dying.stdin.close()
-            lock = taking.result()
+            taken = taking.result()
     assert holder(place.lock) == "supervisor"
-    lock.release()
+    taken.release()
+
+
+def test_nor_has_it_a_vm_that_is_stopped(place: VMPlace) -> None:
+    def work() -> str:
+        with locked(place, wait=False):
+            return place.state().state
+
+    with subprocess.Popen([sys.executable, "-c", SUPERVISOR, str(place.lock)], stdin=subprocess.PIPE) as dying:
+        assert dying.stdin is not None
+        wait_until(lambda: identify(dying.pid) is None, "its first thread's end")
+        assert _is_held(place)
+        place.write_running(Running(None, "", "", dying.pid, False))
+        with ThreadPoolExecutor(2) as pool:
+            looking, working = pool.submit(place.state), pool.submit(work)
+            dying.stdin.close()
+            assert [looking.result().state, working.result()] == ["stopped", "stopped"]
 
 
 def test_one_that_does_not_end_has_the_vm(place: VMPlace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "DYING_S", 0.0)
+    monkeypatch.setattr(lock, "DYING_S", 0.0)
     with subprocess.Popen([sys.executable, "-c", SUPERVISOR, str(place.lock)], stdin=subprocess.PIPE) as dying:
         wait_until(lambda: identify(dying.pid) is None, "its first thread's end")
         place.write_running(Running(None, "", "", dying.pid, False))
@@ -60,8 +84,8 @@ def test_one_that_does_not_end_has_the_vm(place: VMPlace, monkeypatch: pytest.Mo
 
 
 def test_one_that_runs_has_the_vm_at_once(place: VMPlace) -> None:
-    lock = supervisor.take_lock(place)
+    taken = supervisor.take_lock(place)
     place.write_running(Running(None, "", "", os.getpid(), False))
     with pytest.raises(VMRuns, match=f"under the supervisor with the pid {os.getpid()}"):
         supervisor.take_lock(place)
-    lock.release()
+    taken.release()
