@@ -173,11 +173,13 @@ async def finish(
 ) -> None:
     """Note that the snapshot was loaded, and is current.
 
-    :param reverted: :func:`.revert.revert` has just noted it in the lineage, and durably that QEMU has loaded.
+    :param reverted: :func:`.revert.revert` has just noted it in the lineage, and durably that QEMU has loaded, and
+        dismissed the job.
     """
     clock.end()
     await vm.disk(_note, vm, snapshot, plan, client, clock, reverted=reverted)
-    await dismiss_soon(vm.session, plan.job_id)
+    if not reverted:
+        await dismiss_soon(vm.session, plan.job_id)
     _end(vm, plan, snapshot, clock, NOTHING)
 
 

@@ -1,4 +1,4 @@
-"""qemu.qmp's client, as the session needs it; nobody else uses qemu.qmp.  Not for: who waits for which answer."""
+"""qemu.qmp's client, as the session needs it; only the session uses both.  Not for: who waits for which answer."""
 
 from __future__ import annotations
 

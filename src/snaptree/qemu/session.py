@@ -123,23 +123,15 @@ class Session:
             message["arguments"] = dict(arguments)
         return _value(command, await self.pass_on(message))
 
-    def begin(self, command: str) -> asyncio.Future[Any]:
+    def begin(self, command: str) -> asyncio.Task[Any]:
         """As :meth:`execute`, but it is under way at once."""
-        found: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        message = {"execute": command}
+        reply = self._sent(message, compact) if self._may_send.is_set() else self.pass_on(message)
 
-        def answered(reply: Reply | QEMUGone) -> None:
-            if found.done():
-                return
-            try:
-                if isinstance(reply, QEMUGone):
-                    raise reply
-                found.set_result(_value(command, reply))
-            except (QEMUFailed, QEMUGone) as error:
-                found.set_exception(error)
+        async def value() -> Any:
+            return _value(command, await reply)
 
-        if self.ask({"execute": command}, answered):
-            return found
-        return asyncio.ensure_future(self.execute(command))
+        return asyncio.create_task(value())
 
     async def pass_on(
         self,
@@ -156,7 +148,7 @@ class Session:
         """
         if fd is None:
             await self._may_send.wait()
-            return await self._exchange(message, write)
+            return await self._sent(message, write)
         async with self._fd_turn:
             # The descriptor travels with a byte of its own, past what still waits to be sent: so nothing may wait.
             self._may_send.clear()
@@ -168,7 +160,7 @@ class Session:
                     self._client.send_fd_scm(fd)
                 except (QMPError, OSError) as error:
                     raise self._gone(message) from error
-                return await self._exchange(message, write)
+                return await self._sent(message, write)
             finally:
                 self._may_send.set()
 
@@ -197,7 +189,10 @@ class Session:
         self._expected.append((chosen, found))
         return found
 
-    async def _exchange(self, message: Mapping[str, object], write: Callable[[Mapping[str, object]], bytes]) -> Reply:
+    def _sent(
+        self, message: Mapping[str, object], write: Callable[[Mapping[str, object]], bytes]
+    ) -> asyncio.Future[Reply]:
+        """Send a message; return what becomes the reply."""
         waiting: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
 
         def answered(reply: Reply | QEMUGone) -> None:
@@ -209,7 +204,7 @@ class Session:
                 waiting.set_result(reply)
 
         self._send(message, write, answered)
-        return await waiting
+        return waiting
 
     def _send(
         self, message: Mapping[str, object], write: Callable[[Mapping[str, object]], bytes], answered: Answered

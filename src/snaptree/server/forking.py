@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,27 +138,27 @@ def look(
     return Source(snapshot, argv, cwd, fillings.read_values(source), images, views, ram)
 
 
-_last: list[tuple[PageStore, str, Lent]] = []
-"""What was lent last by a store that is open, which stays true: mostly one snapshot is forked again and again."""
-
-
 def _lend(source: VMPlace, id: str, store: PageStore | None) -> Lent:
-    from ..engine.forkram import image_of  # noqa: PLC0415  numpy
-    from ..memory.borrow import lend  # noqa: PLC0415
-    from ..memory.store import PageStore  # noqa: PLC0415
+    from ..memory.store import PageStore  # noqa: PLC0415  numpy
 
     if store is not None:
-        for known, last, lent in _last:
-            if known is store and last == id:
-                return lent
-        found = Lent(lend(store, id), image_of(store, id))
-        _last[:] = [(store, id, found)]
-        return found
+        return _remembered(store, id)
     opened = PageStore.open(source.pages, clean=False)
     try:
-        return Lent(lend(opened, id), image_of(opened, id))
+        return _lent_by(opened, id)
     finally:
         opened.close()
+
+
+def _lent_by(store: PageStore, id: str) -> Lent:
+    from ..engine.forkram import image_of  # noqa: PLC0415  numpy
+    from ..memory.borrow import lend  # noqa: PLC0415
+
+    return Lent(lend(store, id), image_of(store, id))
+
+
+# It stays true as long as the snapshot is there, and mostly one snapshot is forked again and again.
+_remembered = lru_cache(maxsize=1)(_lent_by)
 
 
 async def _ask_for_pin(source: VMPlace, place: VMPlace, which: Mapping[str, str]) -> Snapshot:
