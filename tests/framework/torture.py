@@ -492,16 +492,14 @@ class Torture:
     def _stopped_round(self, point: Point) -> None:
         """Do something on the images, and kill it at a point; then look."""
         operation = self.random.choice(point.operations)
-        if not self.known and operation in ("load", "delete"):
-            operation = "create"
-        if operation == "create" and len(self.known) >= SNAPSHOTS_MAX:
-            operation = "delete"
         self._settle()
         maybe = Maybe()
         # The stop, which kept the present, may have deleted an automatic one that was too many.
         stays = [id for id, known in self.known.items() if not known.automatic]
         if not stays and operation in ("load", "delete"):
             operation = "create"
+        if operation == "create" and stays and len(self.known) >= SNAPSHOTS_MAX:
+            operation = "delete"
         id = self.random.choice(stays) if stays else ""
         name = f"o{self._number}-{self.figures.created}"
         words: list[str]
