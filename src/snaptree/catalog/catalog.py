@@ -165,9 +165,14 @@ class Catalog:
 
     # -- writing
 
-    def begin(self, journal: Journal, *, durable: bool = True) -> None:
-        """Note that an operation begins; there is only one at a time."""
-        with self._transaction(durable=durable) as db:
+    def begin(self, journal: Journal, *, anew: bool = False) -> None:
+        """Note that an operation begins; there is only one at a time.
+
+        :param anew: it may have been noted already.
+        """
+        with self._transaction() as db:
+            if anew:
+                db.execute("DELETE FROM journal")
             db.execute(
                 "INSERT INTO journal (only, operation, started_ns, client, step, plan) VALUES (1, ?, ?, ?, ?, ?)",
                 (journal.operation, journal.started_ns, journal.client, journal.step, json.dumps(dict(journal.plan))),

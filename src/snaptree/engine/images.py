@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from ..model.errors import ImageError
@@ -19,24 +19,35 @@ def flush(files: Iterable[str]) -> None:
     """Write back what the host's page cache holds of these images, so that QEMU's own flush finds little to do."""
     for file in files:
         with contextlib.suppress(OSError):
-            fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-            try:
-                os.fdatasync(fd)
-            finally:
-                os.close(fd)
+            _sync(file)
+
+
+def _sync(file: str) -> None:
+    fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        os.fdatasync(fd)
+    finally:
+        os.close(fd)
 
 
 _KNOWN_MAX = 64
-_known: dict[str, SnapshotTable] = {}
-"""The tables that were read last, by file: with 1,000 snapshots parsing costs more than all else of a create."""
+_known: dict[str, tuple[Image, SnapshotTable]] = {}
+"""What was parsed last, by file: with 1,000 snapshots parsing the table costs more than all else of a create."""
+
+
+def _open(file: str) -> Image:
+    """Open an image; of its header only what has changed is parsed."""
+    known = _known.get(file)
+    return Image.open(file, known=known[0] if known else None)
 
 
 def _snapshots(image: Image) -> tuple[ImageSnapshot, ...]:
     """Return an image's snapshots; of the table only what has changed is parsed."""
-    found = image.snapshot_table(_known.get(image.path))
+    known = _known.get(image.path)
+    found = image.snapshot_table(known[1] if known else None)
     if len(_known) >= _KNOWN_MAX:
         _known.clear()
-    _known[image.path] = found
+    _known[image.path] = (image, found)
     return found.snapshots
 
 
@@ -49,7 +60,7 @@ def table(file: str) -> tuple[ImageSnapshot, ...] | None:
     if not file.startswith("/"):
         return None
     try:
-        with Image.open(file) as image:
+        with _open(file) as image:
             return _snapshots(image)
     except ImageError:
         return None
@@ -69,7 +80,7 @@ def tables(devices: Iterable[BlockDevice]) -> dict[str, tuple[ImageSnapshot, ...
 def vm_state_head(file: str, tag: str) -> VMStateHead | None:
     """Return what the head of a snapshot's VM state says; ``None`` where it cannot be read from here."""
     try:
-        with Image.open(file) as image:
+        with _open(file) as image:
             snapshot = _find(image, tag)
             return image.vm_state_head(snapshot) if snapshot is not None else None
     except (ImageError, OSError):
@@ -97,7 +108,7 @@ def at_snapshot(file: str, tag: str) -> bool | None:
     :return: ``None`` where the image cannot be read from here, or has no such snapshot.
     """
     try:
-        with Image.open(file) as image:
+        with _open(file) as image:
             snapshot = _find(image, tag)
             return image.is_at(snapshot) if snapshot is not None else None
     except (ImageError, OSError):
@@ -110,3 +121,29 @@ def disks_at(files: Mapping[str, str], tag: str) -> dict[str, bool | None]:
     :param files: the image of each.
     """
     return {device: at_snapshot(file, tag) for device, file in files.items()}
+
+
+def wait_until_at(files: Iterable[str], tag: str, go_on: Callable[[], bool]) -> bool:
+    """Wait until every image's content is that of the snapshot, durably.
+
+    QEMU writes the L1 table and only then flushes it, so what is seen in the image is not on the disk yet.
+
+    :param go_on: called before each further look: waits a little, and says whether to look again.
+    :return: false where that was not seen, or cannot be.
+    """
+    files = tuple(files)
+    try:
+        with contextlib.ExitStack() as stack:
+            for file in files:
+                image = stack.enter_context(_open(file))
+                snapshot = _find(image, tag)
+                if snapshot is None:
+                    return False
+                while not image.is_at(snapshot):
+                    if not go_on():
+                        return False
+            for file in files:
+                _sync(file)
+    except (ImageError, OSError):
+        return False
+    return True

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
-from ..catalog.history import Journal
 from ..model.errors import QEMUFailed, QEMUGone, SnaptreeError
 from ..model.snapshot import Snapshot
 from ..qemu.jobs import dismiss_soon
 from . import images, trace
-from .automatic import Before
+from .automatic import Before, discarding
 from .halfway import HalfWay, Plan
 from .loadable import Ready, ready, ready_as_expected
 from .moments import ClockSeen
+from .noting import Notes, note_in_lineage
 from .plans import new_plan
-from .present import Here, keep_before, look_here, prune
-from .revert import note_in_lineage, revert
+from .present import keep_before, look_here, prune, stands
+from .revert import revert
 from .stopwatch import Stopwatch
 from .vm import VM
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -71,45 +74,111 @@ async def load(
     """
     async with vm.operation("load", wait=wait):
         vm.require_qemu()
-        snapshot, here = await vm.disk(lambda: (vm.catalog.find(name=name, id=id), look_here(vm)))
-        return await load_held(vm, snapshot, here, allow_resize=allow_resize, keep=keep, client=client)
+
+        def find() -> Snapshot:
+            return vm.catalog.find(name=name, id=id)
+
+        return await load_found(vm, find, allow_resize=allow_resize, keep=keep, client=client)
 
 
-async def load_held(
-    vm: VM, snapshot: Snapshot, here: Here, *, allow_resize: bool = False, keep: bool | None = None, client: str
+async def load_found(
+    vm: VM, find: Callable[[], Snapshot], *, allow_resize: bool = False, keep: bool | None = None, client: str
 ) -> Loaded:
-    """As :func:`load`, for a caller who holds the VM's lock, and knows where it is."""
+    """As :func:`load`, for a caller who holds the VM's lock.
+
+    :param find: returns the snapshot, in the thread that uses the catalog.
+    """
+    if keep is False and vm.run_state == "running" and not vm.broken:
+        async with vm.exclusive():
+            clock = Stopwatch()
+            begun = await _while_flushing(vm, vm.disk(_plan_discarding, vm, find, allow_resize))
+            if begun is not None:
+                return await _carry_out(vm, begun, client=client, clock=clock)
+    snapshot, here = await vm.disk(lambda: (find(), look_here(vm)))
     before = await keep_before(
         vm, snapshot, here, keep, check=lambda: ready(vm, snapshot, allow_resize=allow_resize), client=client
     )
     trace.point("load.kept")
-    clock = Stopwatch()
     async with vm.exclusive():
-        flushing = asyncio.create_task(asyncio.to_thread(images.flush, vm.files()))
-        try:
-            found, plan = await _plan(vm, snapshot, before, allow_resize=allow_resize, client=client)
-        finally:
-            await flushing
-        trace.point("load.begun")
-        try:
-            stuck = await revert(vm, plan, found, client=client, clock=clock)
-        except HalfWay as error:
-            if before.back is None or not await go_back(vm, before.back, goes_on=found.facts.running, client=client):
-                raise
-            raise QEMUFailed(
-                f"The load of {plan.name} failed half way: {error.why} The VM was put back to where it was before;"
-                " nothing was lost.",
-                f"Mend the cause and load {plan.name} again, or load another snapshot.",
-            ) from error
-    clock.end()
-    # The journal says durably that it is loaded, and the guest runs: nobody has to wait for the rest.
-    vm.disk_soon(f"the load of {snapshot.name}", _note, vm, snapshot, plan, client, clock, reverted=True)
-    loaded = _end(vm, plan, snapshot, clock, before)
+        clock = Stopwatch()
+        begun = await _while_flushing(vm, _plan(vm, snapshot, before, allow_resize=allow_resize))
+        loaded = await _carry_out(vm, begun, client=client, clock=clock)
     if before.kept is not None:
         await prune(vm, client=client, but=snapshot.id)
+    return loaded
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A load that can be carried out, as far as could be found out while the VM runs."""
+
+    found: Ready
+    plan: Plan
+    before: Before
+
+
+def _begun(found: Ready, before: Before) -> _Begun:
+    plan = new_plan(found.snapshot, found.facts, before)
+    trace.point("load.planned")
+    return _Begun(found, plan, before)
+
+
+def _plan_discarding(vm: VM, find: Callable[[], Snapshot], allow_resize: bool) -> _Begun | None:
+    """Find out whether a snapshot can be loaded into a VM that runs, and whose present is thrown away; in one thread.
+
+    :return: ``None`` where QEMU must be asked, or there is nothing to throw away.
+    """
+    snapshot, here = find(), look_here(vm)
+    if stands(vm, here[1]):
+        return None
+    trace.point("load.kept")
+    found = ready_as_expected(vm, snapshot, allow_resize=allow_resize)
+    return _begun(found, discarding(here[0])) if found is not None else None
+
+
+async def _plan(vm: VM, snapshot: Snapshot, before: Before, *, allow_resize: bool) -> _Begun:
+    """Find out whether it can be loaded; in one thread where QEMU need not be asked."""
+
+    def as_expected() -> _Begun | None:
+        found = ready_as_expected(vm, snapshot, allow_resize=allow_resize)
+        return _begun(found, before) if found is not None else None
+
+    begun = await vm.disk(as_expected)
+    if begun is not None:
+        return begun
+    return await vm.disk(_begun, await ready(vm, snapshot, allow_resize=allow_resize), before)
+
+
+async def _while_flushing(vm: VM, work: Awaitable[T]) -> T:
+    """Wait for ``work``; meanwhile the images are written back, so that QEMU finds little to flush in the pause."""
+    flushing = asyncio.create_task(asyncio.to_thread(images.flush, vm.files()))
+    try:
+        return await work
+    finally:
+        await flushing
+
+
+async def _carry_out(vm: VM, begun: _Begun, *, client: str, clock: Stopwatch) -> Loaded:
+    """Carry out a load, and return to the moment before where it fails half way and that was kept."""
+    plan, before = begun.plan, begun.before
+    try:
+        stuck = await revert(vm, plan, begun.found, client=client, clock=clock)
+    except HalfWay as error:
+        if before.back is None or not await go_back(vm, before.back, goes_on=plan.was_running, client=client):
+            raise
+        raise QEMUFailed(
+            f"The load of {plan.name} failed half way: {error.why} The VM was put back to where it was before;"
+            " nothing was lost.",
+            f"Mend the cause and load {plan.name} again, or load another snapshot.",
+        ) from error
+    clock.end()
+    snapshot = begun.found.snapshot
+    # The journal says durably that it is loaded, and the guest runs: nobody has to wait for the rest.
+    vm.disk_soon(f"the load of {plan.name}", _note, vm, snapshot, plan, client, clock, reverted=True)
+    loaded = _end(vm, plan, snapshot, clock, before)
     if stuck:
         raise QEMUFailed(
-            f"{snapshot.name} was loaded, and the VM cannot continue: {stuck}", "It is paused; `cont` says why."
+            f"{plan.name} was loaded, and the VM cannot continue: {stuck}", "It is paused; `cont` says why."
         )
     return loaded
 
@@ -127,7 +196,9 @@ async def go_back(vm: VM, back: Snapshot, *, goes_on: bool, client: str) -> bool
     clock = Stopwatch()
     try:
         found = await ready(vm, back, allow_resize=True, way_back=False)
-        plan = await vm.disk(_begin, vm, back, found, NOTHING, client, goes_on=goes_on)
+        # Another load has failed half way before it: what is stopped now may have run.
+        plan = replace((await vm.disk(_begun, found, NOTHING)).plan, was_running=goes_on, returning=True)
+        await Notes(vm, client).begun(plan)  # at once: the journal of the other has ended
         trace.point("load.returning")
         await revert(vm, plan, found, client=client, clock=clock)
         await finish(vm, plan, back, client, clock, reverted=True)
@@ -137,35 +208,6 @@ async def go_back(vm: VM, back: Snapshot, *, goes_on: bool, client: str) -> bool
         log.error("the VM could not be put back to %s: %s", back.name, error)
         return False
     return True
-
-
-async def _plan(vm: VM, snapshot: Snapshot, before: Before, *, allow_resize: bool, client: str) -> tuple[Ready, Plan]:
-    """Find out whether it can be loaded, and note that it begins; in one thread where QEMU need not be asked."""
-
-    def as_expected() -> tuple[Ready, Plan] | None:
-        found = ready_as_expected(vm, snapshot, allow_resize=allow_resize)
-        return (found, _begin(vm, snapshot, found, before, client)) if found is not None else None
-
-    begun = await vm.disk(as_expected)
-    if begun is not None:
-        return begun
-    found = await ready(vm, snapshot, allow_resize=allow_resize)
-    return found, await vm.disk(_begin, vm, snapshot, found, before, client)
-
-
-def _begin(
-    vm: VM, snapshot: Snapshot, found: Ready, before: Before, client: str, *, goes_on: bool | None = None
-) -> Plan:
-    """Note that a load begins; not durably yet, :func:`.revert.revert` does so before anything is touched.
-
-    :param goes_on: it goes back after another that failed half way, and the VM runs afterwards, or not.
-    """
-    plan = new_plan(snapshot, found.facts, before)
-    if goes_on is not None:
-        plan = replace(plan, was_running=goes_on, returning=True)
-    trace.point("load.planned")
-    vm.catalog.begin(Journal("load", time.time_ns(), client, plan.to_json(), "planned"), durable=False)
-    return plan
 
 
 async def finish(

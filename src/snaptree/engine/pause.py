@@ -73,7 +73,7 @@ async def paused(
     # Also where it is paused already: `stop` drains and flushes.  QEMU sends STOP before its answer, if the VM ran.
     begin: list[Coroutine[Any, Any, object]] = [vm.session.execute("stop")]
     if ignoring_shared:
-        begin.insert(0, ignore_shared(vm.session, on=True))
+        begin.append(ignore_shared(vm.session, on=True))
     pause = Pause(vm, False, vm.resumed)
     try:
         try:

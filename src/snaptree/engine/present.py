@@ -86,7 +86,7 @@ async def keep_before(
     if vm.broken:
         return before_broken(current, snapshot)
     if keep is False:
-        if vm.run_state == "running" and not _stands(vm, snapshot):
+        if vm.run_state == "running" and not stands(vm, snapshot):
             return discarding(current)
         facts, _ = await vm.facts_for(lambda facts: ())
         changed = await _has_changed(vm, facts, snapshot)
@@ -167,7 +167,7 @@ async def _has_changed(vm: VM, facts: Facts, snapshot: Snapshot | None) -> bool:
     return any(found is not True for found in at)
 
 
-def _stands(vm: VM, snapshot: Snapshot | None) -> bool:
+def stands(vm: VM, snapshot: Snapshot | None) -> bool:
     """Say whether the VM is known not to have been continued since the snapshot."""
     stands = vm.stands
     return stands is not None and snapshot is not None and (stands.id, stands.resumed) == (snapshot.id, vm.resumed)
@@ -177,7 +177,7 @@ async def _ram_has_changed(vm: VM, facts: Facts, snapshot: Snapshot) -> bool:
     """Say whether the VM has run since the snapshot; where that can't be known, it has."""
     if facts.run_state in NOTHING_RUN:
         return False
-    if _stands(vm, snapshot):
+    if stands(vm, snapshot):
         return False
     paged = vm.paged
     if paged is None or paged.base != snapshot.id:

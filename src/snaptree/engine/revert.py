@@ -6,11 +6,10 @@ Whatever fails, it is found out how far QEMU came: the VM is as it was, or marke
 from __future__ import annotations
 
 import asyncio
-import time
+import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
-from ..catalog.lineage import append, load_record
 from ..model.errors import CatalogError, LoadIncomplete, NotReady, PageStoreError, QEMUFailed, QEMUGone
 from ..qemu.jobs import dismiss, dismiss_soon, run_job
 from ..qemu.reset import reset_for_load
@@ -19,6 +18,7 @@ from . import images, trace
 from .halfway import HalfWay, Plan, certainly_untouched, mark_broken, publish_failure, states
 from .loadable import Ready, refuse_damaged
 from .moments import Stands
+from .noting import Notes
 from .outcome import Outcome
 from .pause import paused
 from .plans import standing
@@ -71,21 +71,21 @@ class _Reverting:
         self._ram = found.ram
         self._client = client
         self._clock = clock
-        self._writing = Outcome()  # of noting that RAM is written
+        self._notes = Notes(vm, client)
         self._there: frozenset[str] = frozenset()  # the devices whose content is that of the snapshot, for certain
 
     async def carry_out(self) -> None:
         """Stop the VM, revert it, and continue it."""
         vm, found = self._vm, self._found
-        # While QEMU stops the VM: to be durable takes 1 ms and more.  Until RAM is written, a load cut off is undone.
-        noting = asyncio.create_task(vm.disk(vm.catalog.set_step, "begun", self.plan.to_json()))
+        noting = [asyncio.create_task(self._notes.begun(self.plan))]
         sharing = found.ram is not None and vm.sole
         try:
             async with paused(vm, self._clock, before=found.facts, ignoring_shared=sharing) as self._pause:
-                await self._check(noting)
+                await self._check(noting[0])
                 trace.point("load.paused")
                 self._pause.stay = True  # until it is known what QEMU has done
                 await self._perform()
+                noting.append(asyncio.create_task(self._notes.in_lineage(self.plan)))
                 vm.broken = ""
                 vm.warm = True
                 vm.stands = Stands(self.plan.id, self._pause.resumed_before)
@@ -93,9 +93,10 @@ class _Reverting:
                 self._pause.job_id = self.plan.job_id
                 trace.point("load.noted")
         finally:
-            self._writing.give_up()
-            await asyncio.gather(noting, return_exceptions=True)
+            self._notes.give_up()
+            await asyncio.gather(*noting, return_exceptions=True)
         self.stuck = self._pause.stuck
+        noting[-1].result()
 
     async def _check(self, noting: asyncio.Task[None]) -> None:
         """Decide by how the VM was just before it was stopped, and wait until it is noted durably that the load begins.
@@ -111,7 +112,7 @@ class _Reverting:
         await noting
         if pause.was_running != plan.was_running:
             self.plan = replace(plan, was_running=pause.was_running)
-            await self._vm.disk(self._vm.catalog.set_step, "begun", self.plan.to_json())
+            await self._notes.begun(self.plan)
 
     async def _perform(self) -> None:
         """Put RAM back and let QEMU load; where that fails, decide whether the VM may continue.
@@ -140,13 +141,13 @@ class _Reverting:
             # Another monitor continued the VM, QEMU did so too after the load, and the guest writes already.
             if vm.paged is not None and ram is not None:
                 vm.paged.settle(None)
-            await vm.disk(self._note, Outcome(well=True))
+            await self._notes.reverted(self.plan, Outcome(well=True))
             return
         settled = Outcome()
         try:
             guid = await generation_id(vm) if ram is not None else ""
-            # The one that waits for the disk begins first.  Where both fail, RAM that is not settled is the worse.
-            noting = asyncio.create_task(vm.disk(self._note, settled))
+            # The one that waits begins first.  Where both fail, RAM that is not settled is the worse.
+            noting = asyncio.create_task(self._notes.reverted(self.plan, settled))
             await all_ended(in_thread(settled.of, self._settle, guid), noting)
         except (QEMUFailed, PageStoreError) as error:
             found = await asyncio.to_thread(states, self.plan)
@@ -193,7 +194,7 @@ class _Reverting:
         found = images.disks_at(self.plan.files, self.plan.tag)
         self._there = frozenset(device for device, at in found.items() if at)
         same = standing(found)
-        if write_to is None or not self._writing.went_well() or self._pause.continued():
+        if write_to is None or not self._notes.may_write() or self._pause.continued():
             return same, False
         try:
             with page_store_errors():
@@ -203,28 +204,15 @@ class _Reverting:
         return same, True
 
     async def _note_writing(self) -> None:
-        """Note that RAM is written from now on, for a later supervisor: a crash of the host takes RAM along."""
         if self._ram is not None:
-            plan = self.plan.to_json()
-            await self._vm.disk(self._writing.of, self._vm.catalog.set_step, "writing", plan, durable=False)
+            await self._notes.writing(self.plan)
 
     def _settle(self, guid: str) -> None:
         """Bring RAM to what the snapshot has, and make sure that the disks are."""
         if self._ram is not None:
             self._ram.settle(guid)
-        _verify(self.plan)
-
-    def _note(self, settled: Outcome) -> None:
-        """Note durably that QEMU has loaded, before the guest writes, as then the disks no longer tell.
-
-        :param settled: when it is, the load only ends.
-        """
-        vm, plan = self._vm, self.plan
-        vm.catalog.set_step("reverted", plan.to_json())
-        note_in_lineage(vm, plan)
-        if settled.went_well():
-            trace.point("load.loaded")
-            vm.catalog.set_step("loaded", plan.to_json(), durable=False)
+        if not self._notes.seen:
+            _verify(self.plan)
 
     async def _load_pages(self, ram: Putting, *, written: bool) -> None:
         """Write RAM and let QEMU load; once more where another monitor continued the VM, as the guest then wrote too.
@@ -273,7 +261,11 @@ class _Reverting:
             if device not in there or node == plan.vmstate_node
         ]
         arguments = {"tag": plan.tag, "vmstate": plan.vmstate_node, "devices": nodes}
-        async with in_job(self._vm, paged=self._ram is not None):
+        sole = self._vm.sole and self._ram is not None
+        async with (
+            in_job(self._vm, paged=self._ram is not None),
+            self._notes.while_loading(plan) if sole else contextlib.nullcontext(),
+        ):
             await run_job(self._vm.session, "snapshot-load", arguments, plan.job_id, keep=True)
 
     async def _failed(self, why: str) -> NoReturn:
@@ -303,11 +295,6 @@ class _Reverting:
     async def _break(self, found: dict[str, str], why: str, cause: Exception | None = None) -> NoReturn:
         await mark_broken(self._vm, self.plan, found, client=self._client, clock=self._clock, why=why)
         raise HalfWay(self._vm, self.plan, why) from cause
-
-
-def note_in_lineage(vm: VM, plan: Plan) -> None:
-    """Note durably that the snapshot was loaded, where a lost catalog comes back from."""
-    append(vm.place.lineage, time.time_ns(), load_record(plan.id, plan.undo))
 
 
 def _verify(plan: Plan) -> None:

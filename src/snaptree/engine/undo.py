@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from .load import Loaded, load_held
-from .present import look_here
+from .load import Loaded, load_found
 from .undo_target import target
 from .vm import VM
 
@@ -19,5 +18,6 @@ async def undo(
     """
     async with vm.operation("undo", wait=wait):
         vm.require_qemu()
-        snapshot, here = await vm.disk(lambda: (target(vm.catalog, vm.place.name), look_here(vm)))
-        return await load_held(vm, snapshot, here, allow_resize=allow_resize, keep=keep, client=client)
+        return await load_found(
+            vm, lambda: target(vm.catalog, vm.place.name), allow_resize=allow_resize, keep=keep, client=client
+        )

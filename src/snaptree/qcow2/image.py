@@ -53,9 +53,10 @@ class Image:
         self.path = path
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Self:
+    def open(cls, path: str | os.PathLike[str], *, known: Image | None = None) -> Self:
         """Open a regular file or a block device, and read its header.
 
+        :param known: the image as it was read before: where the header is the same to the byte it is not parsed again.
         :raises NotQcow2: where it is of another format.
         :raises ImageError: where it is no such file, or cannot be opened or read.
         """
@@ -68,6 +69,8 @@ class Image:
         except ValueError as error:
             raise ImageError(f"{printable(name, 400)} cannot be the path of an image.") from error
         image = cls(fd, name)
+        if known is not None:
+            image._header, image._header_bytes = known._header, known._header_bytes
         try:
             mode = os.fstat(fd).st_mode
             if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):

@@ -195,18 +195,22 @@ def with_tables(known: Facts, tables: Mapping[str, tuple[ImageSnapshot, ...]]) -
 async def refresh_then(query: Query, known: Facts, *last: Awaitable[object]) -> Facts:
     """Ask as :func:`refresh`, and do the rest in the same breath: QEMU answers in order, and nothing comes between.
 
-    Jobs and capabilities are not asked for where there were none: they begin by a command.
+    Jobs and capabilities are not asked for where there were none: they begin by a command.  What ``last`` does not
+    change is asked behind it, as QEMU takes long to read (see ``session``).
 
-    :param last: commands to be executed after the questions.
+    :param last: commands to be executed after the question for the run state.
     :return: the facts of the moment before ``last``.
     :raises QEMUFailed: where QEMU doesn't even tell its run state, or doesn't do one of ``last``; each was tried.
     :raises QEMUGone: where QEMU ends meanwhile.
     """
     still = not (known.jobs or known.block_jobs or known.capabilities)
-    questions = (query("query-status", None), _ask(query, "query-migrate", {})) if still else _questions(query)
     # Tasks begin in their order, and each sends before it waits for the first time.
+    if still:
+        status, *_, migration = await all_ended(query("query-status", None), *last, _ask(query, "query-migrate", {}))
+        return _with_passing(known, _Passing(status, (), (), migration, ()))
+    questions = _questions(query)
     asked = (await all_ended(*questions, *last))[: len(questions)]
-    return _with_passing(known, _Passing(asked[0], (), (), asked[1], ()) if still else _Passing(*asked))
+    return _with_passing(known, _Passing(*asked))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..model.errors import QEMUFailed
-from ..model.ids import new_id
 from .session import Session
 from .together import all_ended
 
@@ -31,8 +31,8 @@ class JobEnd:
 
 
 def new_job_id() -> str:
-    """Return a job id that was never used before."""
-    return JOB_PREFIX + new_id()
+    """Return a job id that was never used before; a short one (see ``session``)."""
+    return JOB_PREFIX + os.urandom(6).hex()
 
 
 async def run_job(

@@ -2,11 +2,16 @@
 
 QEMU serves one client at a QMP socket and answers commands in order, so while a ``snapshot-save`` runs, which
 blocks QEMU's main loop, every other command waits for it.  There is no time limit on an answer.
+
+QEMU reads a command byte by byte, with a system call for each, which takes it 5 to 7 us (``monitor_can_read`` says 1;
+measured with 7.2 and 10.0).  So what is sent in a pause is short, and what QEMU need not have yet is sent behind what
+it shall begin with.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import itertools
 import json
@@ -50,11 +55,11 @@ class Session:
         self._client = Client(self._arrived, greeted)
         self._address = address
         self._on_event = on_event
-        self._waiting: dict[str, tuple[Mapping[str, object], Answered]] = {}  # in the order in which QEMU answers
+        self._waiting: dict[str | None, tuple[Mapping[str, object], Answered]] = {}  # in QEMU's order
         self._expected: list[tuple[Callable[[Event], bool], asyncio.Future[Event]]] = []
-        prefix = f"snaptree-{os.urandom(8).hex()}"
         # QEMU may send the next client what the last one, now dead, was still owed: no id of ours comes twice.
-        self._ids = (f"{prefix}-{number}" for number in itertools.count(1))
+        prefix = base64.urlsafe_b64encode(os.urandom(3)).decode()
+        self._ids = (f"{prefix}{number}" for number in itertools.count(1))
         self._may_send = asyncio.Event()
         self._may_send.set()
         self._fd_turn = asyncio.Lock()
@@ -228,8 +233,10 @@ class Session:
             self._on_event(message)
             self._tell(message)
             return
-        # An error without an id is QEMU's answer to what it could not read, and it answers in order.
-        id = message.pop("id", None) or next(iter(self._waiting), "")
+        id = message.pop("id", None)
+        if id is None and "error" in message:
+            # QEMU's answer to what it could not read, and it answers in order.
+            id = next(iter(self._waiting), None)
         waiting = self._waiting.pop(id, None)
         if waiting is None:
             log.warning("QEMU answered what nobody asked: %s", printable(str(message), 200))

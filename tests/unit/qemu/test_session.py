@@ -172,6 +172,18 @@ def test_an_answer_to_a_client_that_is_dead_is_not_taken_for_ones_own(tmp_path: 
         folder.mkdir()
         talk(folder, owing, use)
     assert len(set(owed)) == 4
+    assert max(len(id) for id in owed) < 8, "QEMU reads byte by byte"
+
+
+def test_an_answer_without_an_id_is_nobodys_but_where_it_is_an_error(tmp_path: Path) -> None:
+    def answering(commands: list[dict[str, Any]], say: Say) -> None:
+        say({"return": {}})  # to the negotiation, where the one before was taken for that
+        echo(commands, say)
+
+    async def use(session: Session) -> None:
+        assert await session.execute("first") == "first"
+
+    talk(tmp_path, answering, use)
 
 
 def test_the_end_of_the_connection_fails_what_waits_and_what_comes_later(tmp_path: Path) -> None:
