@@ -190,7 +190,10 @@ async def _finish(vm: VM, plan: Plan, client: str, clock: Stopwatch, taking: Tak
 
 
 async def _save(vm: VM, plan: Plan, facts: Facts, clock: Stopwatch, taking: Taking | None) -> Pause:
-    async with paused(vm, clock, before=facts, ignoring_shared=taking is not None and vm.sole) as pause:
+    paged = taking is not None
+    # Where that is said in a pause of another's too, something else comes first in it.
+    saving = ("snapshot-save", _save_arguments(plan)) if vm.sole or not paged else None
+    async with paused(vm, clock, before=facts, ignoring_shared=paged and vm.sole, next_command=saving) as pause:
         if pause.facts is not None:
             _check(vm, create_reasons(vm, pause.facts))
         if pause.was_running != plan.was_running:
@@ -210,8 +213,12 @@ async def _save(vm: VM, plan: Plan, facts: Facts, clock: Stopwatch, taking: Taki
 
 
 async def _save_state(vm: VM, plan: Plan) -> None:
-    arguments = {"tag": plan.tag, "vmstate": plan.vmstate_node, "devices": list(plan.nodes)}
-    await run_job(vm.session, "snapshot-save", arguments, plan.job_id, keep=True)
+    arguments = {**_save_arguments(plan), "devices": list(plan.nodes)}
+    await run_job(vm.session, "snapshot-save", arguments, keep=True)
+
+
+def _save_arguments(plan: Plan) -> dict[str, object]:
+    return {"job-id": plan.job_id, "tag": plan.tag, "vmstate": plan.vmstate_node}
 
 
 async def finish(vm: VM, plan: Plan, *, stopped_at_s: float | None = None) -> Snapshot:

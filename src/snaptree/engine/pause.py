@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -55,7 +55,12 @@ class Pause:
 
 @asynccontextmanager
 async def paused(
-    vm: VM, clock: Stopwatch, *, before: Facts | None = None, ignoring_shared: bool = False
+    vm: VM,
+    clock: Stopwatch,
+    *,
+    before: Facts | None = None,
+    ignoring_shared: bool = False,
+    next_command: tuple[str, Mapping[str, object]] | None = None,
 ) -> AsyncIterator[Pause]:
     """Stop the VM where it runs, and continue it afterwards exactly where it ran.
 
@@ -66,6 +71,7 @@ async def paused(
     :param before: what was found out before; some of it is asked again, for ``facts``.
     :param ignoring_shared: in the pause QEMU leaves shared RAM out of what it saves or loads; only where nobody
         else can let it save.
+    :param next_command: what comes first in the pause, with its first arguments, so that QEMU reads it ahead.
     :raises QEMUFailed: where QEMU doesn't stop; nothing was done then.
     """
     clock.stopping()
@@ -77,7 +83,8 @@ async def paused(
     pause = Pause(vm, False, vm.resumed)
     try:
         try:
-            pause.facts = await vm.facts_then(before, *begin)
+            behind = [_read_ahead(vm, *next_command)] if next_command is not None else []
+            pause.facts = await vm.facts_then(before, *begin, behind=behind)
         finally:
             pause.resumed_before, pause.was_running = vm.resumed, vm.stops != stops
         if pause.was_running:
@@ -90,6 +97,10 @@ async def paused(
         if not vm.session.closed.is_set():
             await _leave(vm, pause, clock, ignoring_shared=ignoring_shared)
         clock.resumed()
+
+
+async def _read_ahead(vm: VM, command: str, arguments: Mapping[str, object]) -> None:
+    vm.session.read_ahead(command, arguments)
 
 
 async def _leave(vm: VM, pause: Pause, clock: Stopwatch, *, ignoring_shared: bool) -> None:

@@ -79,8 +79,13 @@ class _Reverting:
         vm, found = self._vm, self._found
         noting = [asyncio.create_task(self._notes.begun(self.plan))]
         sharing = found.ram is not None and vm.sole
+        # Where that is said for the job alone, or a reset is needed, something else comes first.
+        at_once = (vm.sole or found.ram is None) and not found.facts.reset_before_load
+        loading = ("snapshot-load", _load_arguments(self.plan)) if at_once else None
         try:
-            async with paused(vm, self._clock, before=found.facts, ignoring_shared=sharing) as self._pause:
+            async with paused(
+                vm, self._clock, before=found.facts, ignoring_shared=sharing, next_command=loading
+            ) as self._pause:
                 await self._check(noting[0])
                 trace.point("load.paused")
                 self._pause.stay = True  # until it is known what QEMU has done
@@ -260,13 +265,13 @@ class _Reverting:
             for device, node in zip(plan.files, plan.nodes, strict=True)
             if device not in there or node == plan.vmstate_node
         ]
-        arguments = {"tag": plan.tag, "vmstate": plan.vmstate_node, "devices": nodes}
+        arguments = {**_load_arguments(plan), "devices": nodes}
         sole = self._vm.sole and self._ram is not None
         async with (
             in_job(self._vm, paged=self._ram is not None),
             self._notes.while_loading(plan) if sole else contextlib.nullcontext(),
         ):
-            await run_job(self._vm.session, "snapshot-load", arguments, plan.job_id, keep=True)
+            await run_job(self._vm.session, "snapshot-load", arguments, keep=True)
 
     async def _failed(self, why: str) -> NoReturn:
         """Decide after a failed load whether the VM may continue.
@@ -295,6 +300,10 @@ class _Reverting:
     async def _break(self, found: dict[str, str], why: str, cause: Exception | None = None) -> NoReturn:
         await mark_broken(self._vm, self.plan, found, client=self._client, clock=self._clock, why=why)
         raise HalfWay(self._vm, self.plan, why) from cause
+
+
+def _load_arguments(plan: Plan) -> dict[str, object]:
+    return {"job-id": plan.job_id, "tag": plan.tag, "vmstate": plan.vmstate_node}
 
 
 def _verify(plan: Plan) -> None:

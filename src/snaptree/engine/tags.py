@@ -38,7 +38,7 @@ async def remove(vm: VM, tag: str, meant: Callable[[ImageSnapshot], bool] = lamb
         # QEMU takes one snapshot of the tag off each image at a time; a save by another monitor can have made a second.
         count = _count(left, tag)
         nodes = [device.node for device in left]
-        await run_job(vm.session, "snapshot-delete", {"tag": tag, "devices": nodes}, new_job_id())
+        await run_job(vm.session, "snapshot-delete", {"job-id": new_job_id(), "tag": tag, "devices": nodes})
         left = [d for d in holding(await vm.devices(), tag) if any(meant(entry) for entry in d.holding(tag))]
         if _count(left, tag) >= count:
             names = ", ".join(device.device for device in left)

@@ -35,11 +35,10 @@ def new_job_id() -> str:
     return JOB_PREFIX + os.urandom(6).hex()
 
 
-async def run_job(
-    session: Session, command: str, arguments: Mapping[str, object], job_id: str, *, keep: bool = False
-) -> None:
+async def run_job(session: Session, command: str, arguments: Mapping[str, object], *, keep: bool = False) -> None:
     """Start a job and wait for its end.
 
+    :param arguments: with its ``job-id``.
     :param keep: leave the concluded job in QEMU, so that a later supervisor can still learn how it ended; the caller
         dismisses it once that is written down.
 
@@ -47,7 +46,8 @@ async def run_job(
     :raises QEMUGone: where QEMU ends meanwhile.
     """
     # Asked at once: a save or a load blocks QEMU, which then answers both.
-    _, job = await all_ended(session.execute(command, {"job-id": job_id, **arguments}), find_job(session, job_id))
+    job_id = str(arguments["job-id"])
+    _, job = await all_ended(session.execute(command, arguments), find_job(session, job_id))
     end = await _wait_job(session, job_id, job, keep=keep)
     if end.error:
         raise QEMUFailed(f"QEMU's {command} failed: {end.error.rstrip('.')}.")

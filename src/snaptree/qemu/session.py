@@ -4,8 +4,8 @@ QEMU serves one client at a QMP socket and answers commands in order, so while a
 blocks QEMU's main loop, every other command waits for it.  There is no time limit on an answer.
 
 QEMU reads a command byte by byte, with a system call for each, which takes it 5 to 7 us (``monitor_can_read`` says 1;
-measured with 7.2 and 10.0).  So what is sent in a pause is short, and what QEMU need not have yet is sent behind what
-it shall begin with.
+measured with 7.2 and 10.0).  So what is sent in a pause is short, what QEMU need not have yet is sent behind what it
+shall begin with, and a command whose time will come can be read ahead.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ class Session:
         # QEMU may send the next client what the last one, now dead, was still owed: no id of ours comes twice.
         prefix = base64.urlsafe_b64encode(os.urandom(3)).decode()
         self._ids = (f"{prefix}{number}" for number in itertools.count(1))
+        self._ahead = b""  # the beginning of a command, which QEMU has
         self._may_send = asyncio.Event()
         self._may_send.set()
         self._fd_turn = asyncio.Lock()
@@ -138,6 +139,21 @@ class Session:
 
         return asyncio.create_task(value())
 
+    def read_ahead(self, command: str, arguments: Mapping[str, object]) -> None:
+        """Let QEMU read the beginning of the command that comes next, so that it needs only the end of it then.
+
+        Nothing depends on it: where another command comes next, QEMU refuses this one, as it has no whole arguments.
+        QEMU forgets it when the connection ends (``monitor_qmp_event``).
+
+        :param arguments: the first of its arguments; more will follow.
+        """
+        if not self._may_send.is_set() or self._ahead:
+            return
+        beginning = compact({"execute": command, "arguments": arguments}).removesuffix(b"}}") + b","
+        with contextlib.suppress(QMPError):
+            self._client.send_line(beginning)
+            self._ahead = beginning
+
     async def pass_on(
         self,
         message: Mapping[str, object],
@@ -161,6 +177,7 @@ class Session:
                 while self._waiting and not self.closed.is_set():
                     self._answered.clear()
                     await self._answered.wait()
+                self._refuse_ahead()
                 try:
                     self._client.send_fd_scm(fd)
                 except (QMPError, OSError) as error:
@@ -221,11 +238,22 @@ class Session:
             answered({"error": {"class": "GenericError", "desc": "JSON token size limit exceeded"}})
             return
         try:
+            if self._ahead and line.startswith(self._ahead):
+                line, self._ahead = line[len(self._ahead) :], b""
+            self._refuse_ahead()
             self._client.send_line(line)
         except QMPError:
             answered(self._gone(message))
             return
         self._waiting[id] = message, answered
+
+    def _refuse_ahead(self) -> None:
+        """Let QEMU refuse what it has read ahead, where something else comes next."""
+        if self._ahead:
+            self._ahead, id = b"", next(self._ids)
+            with contextlib.suppress(QMPError):
+                self._client.send_line(b'"not-now":true},"id":"%s"}' % id.encode())
+                self._waiting[id] = {}, lambda reply: None
 
     def _arrived(self, message: dict[str, Any]) -> None:
         """Give an event or a reply to whom it belongs."""

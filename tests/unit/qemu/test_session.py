@@ -34,7 +34,10 @@ def talk(tmp_path: Path, answering: Script, use: Callable[[Session], Awaitable[N
         while stays and (data := await reader.read(1 << 16)):
             received += data
             while received:
-                message, end = json.JSONDecoder().raw_decode(received.decode())
+                try:
+                    message, end = json.JSONDecoder().raw_decode(received.decode())
+                except json.JSONDecodeError:
+                    break  # the rest is still to come
                 received = received[end:]
                 if message["execute"] == "qmp_capabilities":
                     say({"return": {}})
@@ -58,6 +61,19 @@ def talk(tmp_path: Path, answering: Script, use: Callable[[Session], Awaitable[N
 
     asyncio.run(run())
     return events
+
+
+def watch_writes(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Return a list that gets everything that is written to a stream."""
+    sent: list[bytes] = []
+    writes = asyncio.StreamWriter.write
+
+    def write(writer: asyncio.StreamWriter, data: bytes) -> None:
+        sent.append(data)
+        writes(writer, data)
+
+    monkeypatch.setattr(asyncio.StreamWriter, "write", write)
+    return sent
 
 
 def echo(commands: list[dict[str, Any]], say: Say) -> None:
@@ -303,14 +319,7 @@ def test_a_command_that_is_begun_is_under_way_before_anybody_waits_for_it(tmp_pa
 def test_what_is_asked_in_one_turn_of_the_loop_is_sent_in_one_piece_and_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sent: list[bytes] = []
-    writes = asyncio.StreamWriter.write
-
-    def write(writer: asyncio.StreamWriter, data: bytes) -> None:
-        sent.append(data)
-        writes(writer, data)
-
-    monkeypatch.setattr(asyncio.StreamWriter, "write", write)
+    sent = watch_writes(monkeypatch)
 
     async def use(session: Session) -> None:
         sent.clear()
@@ -321,5 +330,71 @@ def test_what_is_asked_in_one_turn_of_the_loop_is_sent_in_one_piece_and_in_order
         ours = [data for data in sent if b"execute" in data]
         assert [data.count(b"execute") for data in ours] == [2, 1]
         assert ours[0].index(b'"one"') < ours[0].index(b'"two"')
+
+    talk(tmp_path, echo, use)
+
+
+SAVE = {"job-id": "j", "tag": "t"}
+
+
+def test_of_a_command_that_was_read_ahead_only_the_end_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = watch_writes(monkeypatch)
+    seen: list[dict[str, Any]] = []
+
+    def answering(commands: list[dict[str, Any]], say: Say) -> None:
+        seen[:] = commands
+        echo(commands, say)
+
+    async def use(session: Session) -> None:
+        session.read_ahead("save", SAVE)
+        session.read_ahead("load", SAVE)  # one at a time
+        await asyncio.sleep(0)
+        sent.clear()
+        assert await session.execute("save", {**SAVE, "devices": ["a"]}) == "save"
+        assert len(sent[0]) < 40
+        assert await session.execute("save", {**SAVE, "devices": ["b"]}) == "save"
+
+    talk(tmp_path, answering, use)
+    assert [message["arguments"] for message in seen] == [{**SAVE, "devices": [disk]} for disk in "ab"]
+
+
+@pytest.mark.parametrize("comes", ["another", "other arguments", "asked", "begun"])
+def test_what_was_read_ahead_is_refused_where_something_else_comes(tmp_path: Path, comes: str) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def answering(commands: list[dict[str, Any]], say: Say) -> None:
+        seen[:] = commands
+        if "not-now" in commands[-1].get("arguments", {}):
+            say({"error": {"class": "GenericError", "desc": "no"}, "id": commands[-1]["id"]})
+        else:
+            echo(commands, say)
+
+    async def use(session: Session) -> None:
+        session.read_ahead("save", SAVE)
+        match comes:
+            case "another":
+                assert await session.execute("other") == "other"
+            case "other arguments":
+                assert await session.execute("save", {"tag": "t", "devices": []}) == "save"
+            case "asked":
+                assert session.ask({"execute": "other"}, lambda reply: None)
+            case "begun":
+                assert await session.begin("other") == "other"
+        assert await session.execute("save", {**SAVE, "devices": ["a"]}) == "save"
+
+    talk(tmp_path, answering, use)
+    assert seen[0]["arguments"] == {**SAVE, "not-now": True}
+    assert len(seen) == 3
+    assert seen[2]["arguments"] == {**SAVE, "devices": ["a"]}
+
+
+def test_what_was_read_ahead_is_nothing_where_the_connection_ends(tmp_path: Path) -> None:
+    async def use(session: Session) -> None:
+        with pytest.raises(QEMUGone):
+            await session.execute("leave")
+        await session.closed.wait()
+        session.read_ahead("save", SAVE)
+        with pytest.raises(QEMUGone):
+            await session.execute("save", {**SAVE, "devices": ["a"]})
 
     talk(tmp_path, echo, use)
