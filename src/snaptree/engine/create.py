@@ -205,7 +205,7 @@ async def _save(vm: VM, plan: Plan, facts: Facts, clock: Stopwatch, taking: Taki
         else:
             # QEMU writes nothing into guest RAM while it saves, so both are of the one moment.
             async with in_job(vm, paged=True):
-                await all_ended(_save_state(vm, plan), in_thread(taking.last))
+                await all_ended(pause.ignores_shared(), _save_state(vm, plan), in_thread(taking.last))
         pause.check_untouched()
         trace.point("create.saved")
         pause.job_id = plan.job_id

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +12,11 @@ from typing import Any
 from ..model.errors import QEMUFailed, QEMUGone
 from ..qemu.facts import Facts
 from ..qemu.jobs import dismiss_soon
-from .ramway import ignore_shared, stop_ignoring_soon
+from .ramway import begin_ignoring_shared, stop_ignoring_soon
 from .stopwatch import Stopwatch
 from .vm import VM
+
+Command = tuple[str, Mapping[str, object]]
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +29,7 @@ class Pause:
     :ivar stay: set where the VM must not continue, because disks and RAM may not belong together.
     :ivar facts: the VM in the moment before it was stopped; ``None`` where all had to be asked before.
     :ivar job_id: a job of ours that has concluded, and is not needed any more; empty where there is none.
+    :ivar ignoring: QEMU is being told to leave shared RAM out; ``None`` where it is not.
     :ivar stuck: why the VM could not continue afterwards; empty where it could, or had not run.
     """
 
@@ -35,7 +39,18 @@ class Pause:
     stay: bool = False
     facts: Facts | None = None
     job_id: str = ""
+    ignoring: asyncio.Task[Any] | None = None
     stuck: str = ""
+
+    async def ignores_shared(self) -> None:
+        """Wait until QEMU leaves shared RAM out; nothing where it shall not, for the whole pause.
+
+        It does in order what it is asked: what is sent before this returns comes after it, too.
+
+        :raises QEMUFailed: where it does not.
+        """
+        if self.ignoring is not None:
+            await self.ignoring
 
     def continued(self) -> bool:
         """Say whether somebody else continued the VM meanwhile (a user's own monitor can)."""
@@ -60,7 +75,7 @@ async def paused(
     *,
     before: Facts | None = None,
     ignoring_shared: bool = False,
-    next_command: tuple[str, Mapping[str, object]] | None = None,
+    next_command: Command | None = None,
 ) -> AsyncIterator[Pause]:
     """Stop the VM where it runs, and continue it afterwards exactly where it ran.
 
@@ -69,22 +84,20 @@ async def paused(
     continue is no error of what was done in the pause: ``stuck`` says it.
 
     :param before: what was found out before; some of it is asked again, for ``facts``.
-    :param ignoring_shared: in the pause QEMU leaves shared RAM out of what it saves or loads; only where nobody
-        else can let it save.
+    :param ignoring_shared: in the pause QEMU leaves shared RAM out of what it saves or loads
+        (:meth:`Pause.ignores_shared`); only where nobody else can let it save.
     :param next_command: what comes first in the pause, with its first arguments, so that QEMU reads it ahead.
     :raises QEMUFailed: where QEMU doesn't stop; nothing was done then.
     """
     clock.stopping()
     stops = vm.stops
     # Also where it is paused already: `stop` drains and flushes.  QEMU sends STOP before its answer, if the VM ran.
-    begin: list[Coroutine[Any, Any, object]] = [vm.session.execute("stop")]
-    if ignoring_shared:
-        begin.append(ignore_shared(vm.session, on=True))
+    stopping = vm.session.execute("stop")
     pause = Pause(vm, False, vm.resumed)
+    behind = [_send_behind(pause, next_command, ignoring_shared=ignoring_shared)]
     try:
         try:
-            behind = [_read_ahead(vm, *next_command)] if next_command is not None else []
-            pause.facts = await vm.facts_then(before, *begin, behind=behind)
+            pause.facts = await vm.facts_then(before, stopping, behind=behind)
         finally:
             pause.resumed_before, pause.was_running = vm.resumed, vm.stops != stops
         if pause.was_running:
@@ -99,8 +112,13 @@ async def paused(
         clock.resumed()
 
 
-async def _read_ahead(vm: VM, command: str, arguments: Mapping[str, object]) -> None:
-    vm.session.read_ahead(command, arguments)
+async def _send_behind(pause: Pause, next_command: Command | None, *, ignoring_shared: bool) -> None:
+    """Send what QEMU need not have read before it begins to stop the VM."""
+    session = pause.vm.session
+    if ignoring_shared:
+        pause.ignoring = begin_ignoring_shared(session)
+    if next_command is not None:
+        session.read_ahead(*next_command)
 
 
 async def _leave(vm: VM, pause: Pause, clock: Stopwatch, *, ignoring_shared: bool) -> None:

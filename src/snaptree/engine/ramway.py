@@ -13,7 +13,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from ..model.errors import PageStoreError, QEMUFailed, QEMUGone, Refused, SnaptreeError, UsageError
 from ..model.names import printable
@@ -242,6 +242,13 @@ async def stop_ignoring(session: Session) -> None:
 async def ignore_shared(session: Session, *, on: bool) -> None:
     """Let QEMU leave shared RAM out of what it saves or loads, or no more."""
     await set_capabilities(session, (IGNORE_SHARED,), on=on)
+
+
+def begin_ignoring_shared(session: Session) -> asyncio.Task[Any]:
+    """As :func:`ignore_shared`, under way at once, also where nobody waits for it."""
+    telling = session.begin("migrate-set-capabilities", _states((IGNORE_SHARED,), on=True))
+    telling.add_done_callback(lambda told: told.cancelled() or told.exception())
+    return telling
 
 
 async def set_capabilities(session: Session, names: Iterable[str], *, on: bool) -> None:

@@ -271,6 +271,7 @@ class _Reverting:
             in_job(self._vm, paged=self._ram is not None),
             self._notes.while_loading(plan) if sole else contextlib.nullcontext(),
         ):
+            await self._pause.ignores_shared()
             await run_job(self._vm.session, "snapshot-load", arguments, keep=True)
 
     async def _failed(self, why: str) -> NoReturn:

@@ -124,14 +124,11 @@ class Session:
         :raises QEMUFailed: where QEMU answers with an error; the message holds its words.
         :raises QEMUGone: where the connection ends before the answer.
         """
-        message: dict[str, object] = {"execute": command}
-        if arguments is not None:
-            message["arguments"] = dict(arguments)
-        return _value(command, await self.pass_on(message))
+        return _value(command, await self.pass_on(_message(command, arguments)))
 
-    def begin(self, command: str) -> asyncio.Task[Any]:
+    def begin(self, command: str, arguments: Mapping[str, object] | None = None) -> asyncio.Task[Any]:
         """As :meth:`execute`, but it is under way at once."""
-        message = {"execute": command}
+        message = _message(command, arguments)
         reply = self._sent(message, compact) if self._may_send.is_set() else self.pass_on(message)
 
         async def value() -> Any:
@@ -149,7 +146,7 @@ class Session:
         """
         if not self._may_send.is_set() or self._ahead:
             return
-        beginning = compact({"execute": command, "arguments": arguments}).removesuffix(b"}}") + b","
+        beginning = compact(_message(command, arguments)).removesuffix(b"}}") + b","
         with contextlib.suppress(QMPError):
             self._client.send_line(beginning)
             self._ahead = beginning
@@ -324,6 +321,10 @@ def parse_address(address: str) -> str | tuple[str, int]:
     if not path:
         raise UsageError(f"{printable(address)} is no QMP address.", "Write unix:PATH or tcp:HOST:PORT.")
     return path
+
+
+def _message(command: str, arguments: Mapping[str, object] | None) -> dict[str, object]:
+    return {"execute": command} if arguments is None else {"execute": command, "arguments": arguments}
 
 
 def _value(command: str, reply: Reply) -> Any:
