@@ -34,7 +34,7 @@ _STOPPED = {
     "adopt": ("adopt",),
     "repair": ("repair",),
 }
-_PAGES = ("create.marked", "create.copied", "create.kept", "delete.freed", "load.ram", "load.seen")
+_PAGES = ("create.marked", "create.copied", "create.kept", "delete.freed", "load.ram")
 _REPAIRS = ("rebuild-catalog",)
 ELSEWHERE = frozenset(
     {"repair.freed", "repair.rewrite-lineage.written", "repair.add-snapshot.lineage", "repair.mark.lineage"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ..model.errors import ImageError
@@ -19,15 +19,11 @@ def flush(files: Iterable[str]) -> None:
     """Write back what the host's page cache holds of these images, so that QEMU's own flush finds little to do."""
     for file in files:
         with contextlib.suppress(OSError):
-            _sync(file)
-
-
-def _sync(file: str) -> None:
-    fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        os.fdatasync(fd)
-    finally:
-        os.close(fd)
+            fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            try:
+                os.fdatasync(fd)
+            finally:
+                os.close(fd)
 
 
 _KNOWN_MAX = 64
@@ -121,29 +117,3 @@ def disks_at(files: Mapping[str, str], tag: str) -> dict[str, bool | None]:
     :param files: the image of each.
     """
     return {device: at_snapshot(file, tag) for device, file in files.items()}
-
-
-def wait_until_at(files: Iterable[str], tag: str, go_on: Callable[[], bool]) -> bool:
-    """Wait until every image's content is that of the snapshot, durably.
-
-    QEMU writes the L1 table and only then flushes it, so what is seen in the image is not on the disk yet.
-
-    :param go_on: called before each further look: waits a little, and says whether to look again.
-    :return: false where that was not seen, or cannot be.
-    """
-    files = tuple(files)
-    try:
-        with contextlib.ExitStack() as stack:
-            for file in files:
-                image = stack.enter_context(_open(file))
-                snapshot = _find(image, tag)
-                if snapshot is None:
-                    return False
-                while not image.is_at(snapshot):
-                    if not go_on():
-                        return False
-            for file in files:
-                _sync(file)
-    except (ImageError, OSError):
-        return False
-    return True

@@ -112,7 +112,7 @@ async def _load(vm: VM, journal: Journal, same_qemu: bool, resume: bool) -> str:
     if same_qemu and plan.memory == "pages" and journal.step in ("writing", "reverted"):
         # RAM may hold any part of the snapshot already, and nothing knows what it was.
         return await _roll_forward(vm, plan, await asyncio.to_thread(halfway.states, plan), journal, resume)
-    if error == "" or journal.step == "loaded" or (not same_qemu and journal.step in halfway.REVERTED):
+    if error == "" or journal.step in halfway.REVERTED:
         snapshot = await vm.disk(vm.catalog.find, id=plan.id)
         vm.broken = ""
         await load.finish(vm, plan, snapshot, journal.client, clock)

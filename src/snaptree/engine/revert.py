@@ -6,7 +6,6 @@ Whatever fails, it is found out how far QEMU came: the VM is as it was, or marke
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
@@ -170,54 +169,49 @@ class _Reverting:
         """
         write_to = ram if not self._facts.reset_before_load else None
         try:
-            *_, looked = await all_ended(self._note_writing(), in_thread(self._look, write_to))
+            found, written = await all_ended(self._look_at_disks(), in_thread(self._look_at_ram, write_to))
         except PageStoreError as error:
             self._pause.stay = False
             refuse_damaged(self._found.snapshot, error)
         except CatalogError:
             self._pause.stay = False
             raise
-        same: tuple[str, ...]
-        written: bool | PageStoreError
-        same, written = looked
-        self.plan = replace(self.plan, same=same)
+        self._there = frozenset(device for device, at in found.items() if at)
+        # The journal keeps what was seen before: a later supervisor that takes a device for reverted which was at the
+        # snapshot anyway loads once more, and that is right too.
+        self.plan = replace(self.plan, same=standing(found))
         if isinstance(written, PageStoreError):
             raise written
-        return written
+        return bool(written)
 
-    def _look(self, write_to: Putting | None) -> tuple[tuple[str, ...], bool | PageStoreError]:
-        """Look at RAM and at the disks now that nothing writes to them, and once it is noted write RAM.
+    async def _look_at_disks(self) -> dict[str, bool | None]:
+        """Note that RAM is written from now on, and return which disks are at the snapshot already."""
+        if self._ram is not None:
+            await self._notes.writing(self.plan)
+        return await self._vm.disk(images.disks_at, self.plan.files, self.plan.tag)
 
-        The journal keeps what was seen before: a later supervisor that takes a device for reverted which was at the
-        snapshot anyway loads once more, and that is right too.
+    def _look_at_ram(self, write_to: Putting | None) -> bool | PageStoreError:
+        """Look at RAM now that nothing writes to it, and once it is noted write it.
 
         :param write_to: where RAM is written at once.
-        :return: which disks are at the snapshot already; whether RAM was written, or what failed in that.
+        :return: whether RAM was written, or what failed in that.
         """
         if self._ram is not None:
             self._ram.look()
-        found = images.disks_at(self.plan.files, self.plan.tag)
-        self._there = frozenset(device for device, at in found.items() if at)
-        same = standing(found)
         if write_to is None or not self._notes.may_write() or self._pause.continued():
-            return same, False
+            return False
         try:
             with page_store_errors():
                 write_to.write()
         except PageStoreError as error:
-            return same, error
-        return same, True
-
-    async def _note_writing(self) -> None:
-        if self._ram is not None:
-            await self._notes.writing(self.plan)
+            return error
+        return True
 
     def _settle(self, guid: str) -> None:
         """Bring RAM to what the snapshot has, and make sure that the disks are."""
         if self._ram is not None:
             self._ram.settle(guid)
-        if not self._notes.seen:
-            _verify(self.plan)
+        _verify(self.plan)
 
     async def _load_pages(self, ram: Putting, *, written: bool) -> None:
         """Write RAM and let QEMU load; once more where another monitor continued the VM, as the guest then wrote too.
@@ -266,11 +260,7 @@ class _Reverting:
             if device not in there or node == plan.vmstate_node
         ]
         arguments = {**_load_arguments(plan), "devices": nodes}
-        sole = self._vm.sole and self._ram is not None
-        async with (
-            in_job(self._vm, paged=self._ram is not None),
-            self._notes.while_loading(plan) if sole else contextlib.nullcontext(),
-        ):
+        async with in_job(self._vm, paged=self._ram is not None):
             await self._pause.ignores_shared()
             await run_job(self._vm.session, "snapshot-load", arguments, keep=True)
 

@@ -18,6 +18,9 @@ BLOCK_PAGES = (16 << 20) // PAGE
 """So many are looked at together.  Smaller ones would save page tables and cost calls."""
 
 
+_NONE: Ranges = np.empty((0, 2), np.int64)
+
+
 class Blank:
     """Which blocks of one region have had no memory since :meth:`begin`; before it, none counts as such.
 
@@ -29,23 +32,31 @@ class Blank:
         self._pages = pages
         self._blank = np.zeros(-(-pages // BLOCK_PAGES), np.bool_)
         self._begun = False
+        self._spans: list[list[int]] | None = None  # of blank blocks, and the other pages; while they are the same
+        self._others: Ranges | None = None
 
     def begin(self) -> None:
         """Find the blocks that have no memory now; again does nothing."""
         if not self._begun:
             self._begun = True
             self._blank[:] = True
+            self._changed()
             self._blank[self._filled()] = False
+            self._changed()
 
     def filled(self) -> tuple[Ranges, Ranges]:
         """Return the blocks that have memory now and had none, and the pages in them that have it."""
-        blocks = self._ranges(self._filled())
+        filled = self._filled()
+        if not filled:
+            return _NONE, _NONE
+        blocks = self._ranges(filled)
         pages = [self._access.populated(first, last) for first, last in blocks.tolist()]
-        return blocks, np.concatenate([np.empty((0, 2), np.int64), *pages])
+        return blocks, np.concatenate([_NONE, *pages])
 
     def forget(self, blocks: Ranges) -> None:
         """Take these blocks for blank no more."""
         self._blank[blocks[:, 0] // BLOCK_PAGES] = False
+        self._changed()
 
     def under(self, pages: Pages) -> Ranges:
         """Return the blank blocks that hold some of these pages, and have no memory still."""
@@ -55,12 +66,19 @@ class Blank:
 
     def others(self) -> Ranges:
         """Return the pages that are in no blank block."""
-        found = to_ranges(np.flatnonzero(~self._blank)) * BLOCK_PAGES
-        return np.minimum(found, self._pages)
+        if self._others is None:
+            found = to_ranges(np.flatnonzero(~self._blank)) * BLOCK_PAGES
+            self._others = np.minimum(found, self._pages)
+        return self._others
+
+    def _changed(self) -> None:
+        self._spans = self._others = None
 
     def _filled(self) -> list[int]:
         found = []
-        for first, last in to_ranges(np.flatnonzero(self._blank)).tolist():
+        if self._spans is None:
+            self._spans = to_ranges(np.flatnonzero(self._blank)).tolist()
+        for first, last in self._spans:
             at = first
             while at < last:
                 at = self._access.next_populated(at * BLOCK_PAGES) // BLOCK_PAGES

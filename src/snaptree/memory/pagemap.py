@@ -48,7 +48,8 @@ SHARED_BYTES = 1 << 30
 SCANNERS_MAX = 4
 """So many cores at most scan together."""
 
-_REGION = np.dtype([("start", "<u8"), ("end", "<u8"), ("categories", "<u8")])
+_Found: TypeAlias = NDArray[np.int64]
+"""Room for struct page_region: start, end and categories, as addresses of user space fit into them."""
 
 
 class Pagemap:
@@ -135,7 +136,7 @@ class Pagemap:
         max_pages: int = 0,
         spare: int = 0,
     ) -> Ranges:
-        def work(buffer: NDArray[np.void], spans: Iterator[tuple[int, int]]) -> list[NDArray[np.int64]]:
+        def work(buffer: _Found, spans: Iterator[tuple[int, int]]) -> list[NDArray[np.int64]]:
             found, left = [], max_pages
             for span in spans:
                 for rows in self._walk(buffer, span, flags, categories, max(left, 0)):
@@ -164,7 +165,7 @@ class Pagemap:
 
     def _walk(
         self,
-        buffer: NDArray[np.void],
+        buffer: _Found,
         span: tuple[int, int],
         flags: int,
         categories: _Categories,
@@ -172,11 +173,12 @@ class Pagemap:
     ) -> Iterator[NDArray[np.int64]]:
         """Yield the ranges found by each call, as addresses, none of them empty."""
         at, end = span
+        room = buffer.ctypes.data
         while at < end:
             arg = bytearray(
                 _SCAN_ARG.pack(
                     *(_SCAN_ARG.size, flags, at, end, 0),
-                    *(buffer.ctypes.data, len(buffer), max_pages),
+                    *(room, len(buffer), max_pages),
                     *(*categories, PAGE_IS_WRITTEN),  # inverted, all of, any of, returned
                 )
             )
@@ -186,16 +188,16 @@ class Pagemap:
                 raise ProcessLookupError(f"process {self.pid} has ended")
             at = walked
             if count:
-                yield np.stack([buffer["start"][:count], buffer["end"][:count]], axis=1).astype(np.int64)
+                yield buffer[:count, :2].copy()
 
     def _has_ended(self) -> bool:
         return bool(select.select([self._process], [], [], 0)[0])
 
 
-def _buffer() -> NDArray[np.void]:
+def _buffer() -> _Found:
     # Of its own: what malloc has had before would all be written, which in a fork of the process costs 2 ms.
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    return np.frombuffer(mmap.mmap(-1, REGIONS_AT_ONCE * _REGION.itemsize, flags), _REGION)
+    return np.frombuffer(mmap.mmap(-1, REGIONS_AT_ONCE * 24, flags), np.int64).reshape(-1, 3)
 
 
 def _cores() -> int:

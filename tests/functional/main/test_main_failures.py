@@ -170,3 +170,26 @@ def test_a_create_for_which_there_is_no_room_leaves_nothing_and_the_guest_runs_o
     load_running(vm, "one", one)
     load(vm, "late", late)
     vm.assert_guest_ok()
+
+
+def test_a_load_that_cannot_be_written_into_the_lineage_says_so_and_the_next_operation_does_it(
+    vm_factory: VMFactory,
+) -> None:
+    vm = vm_factory()
+    lineage = vm.home / "vms" / vm.name / "lineage"
+    with under_care(vm, bare(vm)), vm.qmp() as client:
+        take_two(vm, client)
+        kept = lineage.rename(lineage.with_name("kept"))
+        lineage.mkdir()
+        said = refusal(client, "snapshot-load", {"name": "s", "keep": False})
+        assert "s was loaded, but that cannot be written down yet" in said["desc"]
+        assert run_state(client) == "running"
+        assert contents(vm, client) == [1, 1]
+        lineage.rmdir()
+        kept.rename(lineage)
+        client.execute("snapshot-create", {"name": "u"})
+        tree = {snapshot["name"]: snapshot for snapshot in client.execute("query-snapshots")}
+        assert tree["u"]["parent_id"] == tree["s"]["id"]
+        assert client.execute("query-jobs") == []
+    loads = [line for line in lineage.read_text().splitlines() if '"do": "load"' in line]
+    assert [tree["s"]["id"] in line for line in loads] == [True]

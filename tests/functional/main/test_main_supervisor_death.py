@@ -39,7 +39,7 @@ LOAD = {
     },
     "pages": {
         **{"kept": False, "planned": False, "begun": False, "paused": False},
-        **{"ram": True, "seen": True, "reverted": True, "loaded": True, "noted": True, "done": True},
+        **{"ram": True, "reverted": True, "loaded": True, "noted": True, "done": True},
     },
 }
 DELETE = {"begun": True, "removed": True, "freed": True, "done": True}  # it is never undone
