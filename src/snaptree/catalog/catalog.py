@@ -47,11 +47,16 @@ class Current:
 
 
 class Catalog:
-    """An open catalog."""
+    """An open catalog.
+
+    :ivar may_have_journal: the journal may hold an operation; where false, none is under way or was left.  Another
+        thread may read it.
+    """
 
     def __init__(self, path: Path, db: sqlite3.Connection) -> None:
         self._path = path
         self._db = db
+        self.may_have_journal = True
 
     @classmethod
     def open(cls, path: Path, *, create: bool = False, durable: bool = True) -> Catalog:
@@ -147,6 +152,7 @@ class Catalog:
                 return Journal(operation, started_ns, client, json.loads(plan), step)
             except ValueError as error:
                 raise self._no_row(error) from error
+        self.may_have_journal = False
         return None
 
     def verify(self) -> None:
@@ -165,14 +171,10 @@ class Catalog:
 
     # -- writing
 
-    def begin(self, journal: Journal, *, anew: bool = False) -> None:
-        """Note that an operation begins; there is only one at a time.
-
-        :param anew: it may have been noted already.
-        """
-        with self._transaction() as db:
-            if anew:
-                db.execute("DELETE FROM journal")
+    def begin(self, journal: Journal, *, durable: bool = True) -> None:
+        """Note that an operation begins; there is only one at a time."""
+        self.may_have_journal = True
+        with self._transaction(durable=durable) as db:
             db.execute(
                 "INSERT INTO journal (only, operation, started_ns, client, step, plan) VALUES (1, ?, ?, ?, ?, ?)",
                 (journal.operation, journal.started_ns, journal.client, journal.step, json.dumps(dict(journal.plan))),
@@ -304,6 +306,8 @@ class Catalog:
             )
             if last:
                 db.execute("DELETE FROM journal")
+        if last:
+            self.may_have_journal = False
 
 
 def _set_undo(db: sqlite3.Connection, undo: Undo | None) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -23,13 +23,6 @@ class DiskThread:
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="snaptree-disk")
         self._soon: list[Callable[[], None]] = []
-        self._pending: list[Future[Any]] = []
-
-    def in_doubt(self) -> bool:
-        """Say whether something that nobody waits for is still to be done, or has failed since this was asked last."""
-        ended = [future for future in self._pending if future.done()]
-        self._pending = [future for future in self._pending if future not in ended]
-        return bool(self._soon or self._pending) or any(future.exception() for future in ended)
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do ``work``, and return what it returns."""
@@ -48,14 +41,9 @@ class DiskThread:
             if (error := future.exception()) is not None:
                 log.error("%s could not be noted yet: %s", what, error)
 
-        def submit() -> None:
-            future = self._thread.submit(work, *args, **kwargs)
-            future.add_done_callback(ended)
-            self._pending.append(future)
-
         if not self._soon:
             asyncio.get_running_loop().call_soon(self._submit)
-        self._soon.append(submit)
+        self._soon.append(lambda: self._thread.submit(work, *args, **kwargs).add_done_callback(ended))
 
     def close(self, last: Callable[[], object]) -> None:
         """Wait until all is done, and ``last`` after it."""

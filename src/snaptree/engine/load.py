@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from ..catalog.history import Journal
 from ..model.errors import QEMUFailed, QEMUGone, SnaptreeError
 from ..model.snapshot import Snapshot
 from ..qemu.jobs import dismiss_soon
@@ -15,8 +17,7 @@ from . import images, trace
 from .automatic import Before, discarding
 from .halfway import HalfWay, Plan
 from .loadable import Ready, ready, ready_as_expected
-from .moments import ClockSeen
-from .noting import Notes, note_in_lineage
+from .noting import note_in_lineage
 from .plans import new_plan
 from .present import keep_before, look_here, prune, stands
 from .revert import revert
@@ -91,7 +92,7 @@ async def load_found(
     if keep is False and vm.run_state == "running" and not vm.broken:
         async with vm.exclusive():
             clock = Stopwatch()
-            begun = await _while_flushing(vm, vm.disk(_plan_discarding, vm, find, allow_resize))
+            begun = await _while_flushing(vm, vm.disk(_plan_discarding, vm, find, allow_resize, client))
             if begun is not None:
                 return await _carry_out(vm, begun, client=client, clock=clock)
     snapshot, here = await vm.disk(lambda: (find(), look_here(vm)))
@@ -101,7 +102,7 @@ async def load_found(
     trace.point("load.kept")
     async with vm.exclusive():
         clock = Stopwatch()
-        begun = await _while_flushing(vm, _plan(vm, snapshot, before, allow_resize=allow_resize))
+        begun = await _while_flushing(vm, _plan(vm, snapshot, before, allow_resize=allow_resize, client=client))
         loaded = await _carry_out(vm, begun, client=client, clock=clock)
     if before.kept is not None:
         await prune(vm, client=client, but=snapshot.id)
@@ -117,13 +118,21 @@ class _Begun:
     before: Before
 
 
-def _begun(found: Ready, before: Before) -> _Begun:
+def _begin(vm: VM, found: Ready, before: Before, client: str, *, goes_on: bool | None = None) -> _Begun:
+    """Note that a load begins; not durably yet, :func:`.revert.revert` does so before anything is touched.
+
+    :param goes_on: it goes back after another that failed half way, and the VM runs afterwards, or not.
+    """
     plan = new_plan(found.snapshot, found.facts, before)
+    if goes_on is not None:
+        plan = replace(plan, was_running=goes_on, returning=True)
     trace.point("load.planned")
+    # Before the VM is stopped: the next supervisor must know that it ran.
+    vm.catalog.begin(Journal("load", time.time_ns(), client, plan.to_json(), "planned"), durable=False)
     return _Begun(found, plan, before)
 
 
-def _plan_discarding(vm: VM, find: Callable[[], Snapshot], allow_resize: bool) -> _Begun | None:
+def _plan_discarding(vm: VM, find: Callable[[], Snapshot], allow_resize: bool, client: str) -> _Begun | None:
     """Find out whether a snapshot can be loaded into a VM that runs, and whose present is thrown away; in one thread.
 
     :return: ``None`` where QEMU must be asked, or there is nothing to throw away.
@@ -133,20 +142,20 @@ def _plan_discarding(vm: VM, find: Callable[[], Snapshot], allow_resize: bool) -
         return None
     trace.point("load.kept")
     found = ready_as_expected(vm, snapshot, allow_resize=allow_resize)
-    return _begun(found, discarding(here[0])) if found is not None else None
+    return _begin(vm, found, discarding(here[0]), client) if found is not None else None
 
 
-async def _plan(vm: VM, snapshot: Snapshot, before: Before, *, allow_resize: bool) -> _Begun:
+async def _plan(vm: VM, snapshot: Snapshot, before: Before, *, allow_resize: bool, client: str) -> _Begun:
     """Find out whether it can be loaded; in one thread where QEMU need not be asked."""
 
     def as_expected() -> _Begun | None:
         found = ready_as_expected(vm, snapshot, allow_resize=allow_resize)
-        return _begun(found, before) if found is not None else None
+        return _begin(vm, found, before, client) if found is not None else None
 
     begun = await vm.disk(as_expected)
     if begun is not None:
         return begun
-    return await vm.disk(_begun, await ready(vm, snapshot, allow_resize=allow_resize), before)
+    return await vm.disk(_begin, vm, await ready(vm, snapshot, allow_resize=allow_resize), before, client)
 
 
 async def _while_flushing(vm: VM, work: Awaitable[T]) -> T:
@@ -196,9 +205,7 @@ async def go_back(vm: VM, back: Snapshot, *, goes_on: bool, client: str) -> bool
     clock = Stopwatch()
     try:
         found = await ready(vm, back, allow_resize=True, way_back=False)
-        # Another load has failed half way before it: what is stopped now may have run.
-        plan = replace((await vm.disk(_begun, found, NOTHING)).plan, was_running=goes_on, returning=True)
-        await Notes(vm, client).begun(plan)  # at once: the journal of the other has ended
+        plan = (await vm.disk(_begin, vm, found, NOTHING, client, goes_on=goes_on)).plan
         trace.point("load.returning")
         await revert(vm, plan, found, client=client, clock=clock)
         await finish(vm, plan, back, client, clock, reverted=True)
@@ -206,7 +213,7 @@ async def go_back(vm: VM, back: Snapshot, *, goes_on: bool, client: str) -> bool
         raise
     except SnaptreeError as error:
         log.error("the VM could not be put back to %s: %s", back.name, error)
-        return False
+        return not vm.broken  # it may be back, and only that could not be written down
     return True
 
 
@@ -228,7 +235,6 @@ async def finish(
 def _end(vm: VM, plan: Plan, snapshot: Snapshot, clock: Stopwatch, before: Before) -> Loaded:
     if any(size != vm.attached[name].size for name, size in _sizes(snapshot).items() if name in vm.attached):
         vm.forget_facts()  # a disk has its old size again
-    vm.clock_seen = ClockSeen(snapshot.id, snapshot.vm_clock_ns, clock.stopped_at_s)
     loaded = Loaded(snapshot, clock.duration_ms(), clock.pause_ms(), before.kept, before.not_kept)
     trace.point("load.done")
     vm.publish(

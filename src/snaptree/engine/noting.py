@@ -2,6 +2,7 @@
 
 A step is noted when it is sure, while something else is under way where it can be: to be durable takes 1 ms and more.
 
+* ``planned``: before the VM is stopped, so that the next supervisor knows that it ran (:func:`.load.load`).
 * ``begun``: durable before anything is touched; while QEMU stops the VM.  Until the next step it is undone.
 * ``writing``: RAM is written from now on.  A crash of the host takes RAM along, so it need not outlast one.
 * ``reverted``: QEMU has loaded.  Durable before the guest writes to the disks, as then they no longer tell.
@@ -16,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import time
 
-from ..catalog.history import Journal
 from ..catalog.lineage import append, load_record
 from ..model.errors import CatalogError
 from . import trace
@@ -26,20 +26,22 @@ from .vm import VM
 
 
 class Notes:
-    """The notes of one load."""
+    """The notes of one load.
 
-    def __init__(self, vm: VM, client: str) -> None:
+    :param touched: another supervisor had begun it, and may have written RAM.
+    """
+
+    def __init__(self, vm: VM, *, touched: bool) -> None:
         self._vm = vm
-        self._client = client
+        self._first = "writing" if touched else "begun"
         self._writing = Outcome()
 
     async def begun(self, plan: Plan) -> None:
-        """Note durably that a load begins, and that the disks and RAM are touched from now on.
+        """Note durably that the disks and RAM are touched from now on.
 
         :raises CatalogError: where it cannot be noted.
         """
-        journal = Journal("load", time.time_ns(), self._client, plan.to_json(), "begun")
-        await self._vm.disk(self._begun, journal)
+        await self._vm.disk(self._begun, plan)
 
     async def writing(self, plan: Plan) -> None:
         """Note that RAM is written from now on; then :meth:`may_write`.
@@ -79,8 +81,8 @@ class Notes:
         """Let nobody wait for a note that nobody makes any more."""
         self._writing.give_up()
 
-    def _begun(self, journal: Journal) -> None:
-        self._vm.catalog.begin(journal, anew=True)
+    def _begun(self, plan: Plan) -> None:
+        self._vm.catalog.set_step(self._first, plan.to_json())
         trace.point("load.begun")
 
     def _reverted(self, plan: Plan, settled: Outcome) -> None:

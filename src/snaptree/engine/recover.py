@@ -154,7 +154,9 @@ async def _roll_forward(vm: VM, plan: halfway.Plan, found: dict[str, str], journ
         return await _break(vm, plan, found, journal, why=error.message, resume=resume)
     fresh = plans.again(plan, ready.facts)
     try:
-        await revert.revert(vm, fresh, ready, client=journal.client, clock=clock)
+        # RAM that may be written stays so, where this is cut off, too.
+        touched = journal.step not in ("planned", "begun")
+        await revert.revert(vm, fresh, ready, client=journal.client, clock=clock, touched=touched)
     except halfway.HalfWay as error:
         return await _go_back(vm, plan, journal, why=error.why, resume=resume)
     except QEMUGone:

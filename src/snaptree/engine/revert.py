@@ -16,7 +16,7 @@ from ..qemu.together import all_ended
 from . import images, trace
 from .halfway import HalfWay, Plan, certainly_untouched, mark_broken, publish_failure, states
 from .loadable import Ready, refuse_damaged
-from .moments import Stands
+from .moments import ClockSeen, Stands
 from .noting import Notes
 from .outcome import Outcome
 from .pause import paused
@@ -31,17 +31,19 @@ if TYPE_CHECKING:
 UNDISTURBED_TRIES = 3
 
 
-async def revert(vm: VM, plan: Plan, found: Ready, *, client: str, clock: Stopwatch) -> str:
+async def revert(vm: VM, plan: Plan, found: Ready, *, client: str, clock: Stopwatch, touched: bool = False) -> str:
     """Let QEMU load, and find out how far it came where it could not.
 
     Prerequisites: the gate is closed, the journal has the plan.
     Effects on success: the journal says durably that QEMU has loaded, and whatever the disks say later, the load only
     ends; the lineage says it too.
 
+    :param touched: another supervisor had begun it, and may have written RAM.
     :return: why the VM, which had run, could not continue afterwards; empty where all is well.
+    :raises CatalogError: where something of it could not be written down; the journal tells the next operation.
     :raises NotReady, QEMUFailed, LoadIncomplete, QEMUGone: as :func:`.load.load`.
     """
-    reverting = _Reverting(vm, plan, found, client=client, clock=clock)
+    reverting = _Reverting(vm, plan, found, client=client, clock=clock, touched=touched)
     try:
         await reverting.carry_out()
     except (LoadIncomplete, QEMUGone):
@@ -61,7 +63,7 @@ class _Reverting:
     :ivar stuck: why the VM, which had run, could not continue afterwards; empty where all is well.
     """
 
-    def __init__(self, vm: VM, plan: Plan, found: Ready, *, client: str, clock: Stopwatch) -> None:
+    def __init__(self, vm: VM, plan: Plan, found: Ready, *, client: str, clock: Stopwatch, touched: bool) -> None:
         self.plan = plan
         self.stuck = ""
         self._vm = vm
@@ -70,7 +72,7 @@ class _Reverting:
         self._ram = found.ram
         self._client = client
         self._clock = clock
-        self._notes = Notes(vm, client)
+        self._notes = Notes(vm, touched=touched)
         self._there: frozenset[str] = frozenset()  # the devices whose content is that of the snapshot, for certain
 
     async def carry_out(self) -> None:
@@ -92,6 +94,7 @@ class _Reverting:
                 noting.append(asyncio.create_task(self._notes.in_lineage(self.plan)))
                 vm.broken = ""
                 vm.warm = True
+                vm.clock_seen = ClockSeen(self.plan.id, found.snapshot.vm_clock_ns, self._clock.stopped_at_s)
                 vm.stands = Stands(self.plan.id, self._pause.resumed_before)
                 self._pause.stay = False
                 self._pause.job_id = self.plan.job_id
@@ -100,7 +103,11 @@ class _Reverting:
             self._notes.give_up()
             await asyncio.gather(*noting, return_exceptions=True)
         self.stuck = self._pause.stuck
-        noting[-1].result()
+        try:
+            noting[-1].result()
+        except CatalogError as error:
+            error.message += f" It cannot continue: {self.stuck}" if self.stuck else ""
+            raise
 
     async def _check(self, noting: asyncio.Task[None]) -> None:
         """Decide by how the VM was just before it was stopped, and wait until it is noted durably that the load begins.
@@ -173,7 +180,7 @@ class _Reverting:
         except PageStoreError as error:
             self._pause.stay = False
             refuse_damaged(self._found.snapshot, error)
-        except CatalogError:
+        except (CatalogError, QEMUFailed):
             self._pause.stay = False
             raise
         self._there = frozenset(device for device, at in found.items() if at)
@@ -185,9 +192,16 @@ class _Reverting:
         return bool(written)
 
     async def _look_at_disks(self) -> dict[str, bool | None]:
-        """Note that RAM is written from now on, and return which disks are at the snapshot already."""
+        """Note that RAM is written from now on, and return which disks are at the snapshot already.
+
+        :raises QEMUFailed: where QEMU would not leave it out of what it loads.
+        """
         if self._ram is not None:
-            await self._notes.writing(self.plan)
+            try:
+                await self._pause.ignores_shared()
+                await self._notes.writing(self.plan)
+            finally:
+                self._notes.give_up()
         return await self._vm.disk(images.disks_at, self.plan.files, self.plan.tag)
 
     def _look_at_ram(self, write_to: Putting | None) -> bool | PageStoreError:
@@ -261,7 +275,6 @@ class _Reverting:
         ]
         arguments = {**_load_arguments(plan), "devices": nodes}
         async with in_job(self._vm, paged=self._ram is not None):
-            await self._pause.ignores_shared()
             await run_job(self._vm.session, "snapshot-load", arguments, keep=True)
 
     async def _failed(self, why: str) -> NoReturn:

@@ -107,7 +107,6 @@ class VM:
         self.sole = False
         self._facts = KnownFacts(session, process)
         self._disk = DiskThread()
-        self._ended_well = False  # the last operation
 
     async def disk(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run ``work``, which may block on the disk, outside the event loop."""
@@ -209,13 +208,10 @@ class VM:
         async with self.lock:
             self.busy = name
             try:
-                # Where the one before has ended well, and all that it left to be noted is, nothing is in the journal.
-                doubt = self._disk.in_doubt() or not self._ended_well
-                if self.mend is not None and doubt and await self.disk(self.catalog.journal) is not None:
+                left = self.catalog.may_have_journal
+                if self.mend is not None and left and await self.disk(self.catalog.journal) is not None:
                     await self.mend()
-                self._ended_well = False
                 yield
-                self._ended_well = True
             except QEMUGone as error:
                 if error.remedy:
                     raise

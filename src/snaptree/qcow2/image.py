@@ -44,12 +44,11 @@ class Image:
     Every method raises ImageError, with the path in its message, where the image cannot be read.
     """
 
-    __slots__ = ("_fd", "_header", "_header_bytes", "path")
+    __slots__ = ("_fd", "_header", "path")
 
     def __init__(self, fd: int, path: str) -> None:
         self._fd = fd
-        self._header: Header | None = None
-        self._header_bytes = b""
+        self._header: tuple[bytes, Header] | None = None  # as one: another thread may take it over
         self.path = path
 
     @classmethod
@@ -70,7 +69,7 @@ class Image:
             raise ImageError(f"{printable(name, 400)} cannot be the path of an image.") from error
         image = cls(fd, name)
         if known is not None:
-            image._header, image._header_bytes = known._header, known._header_bytes
+            image._header = known._header
         try:
             mode = os.fstat(fd).st_mode
             if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
@@ -104,7 +103,7 @@ class Image:
     @property
     def header(self) -> Header:
         """The header as it was read last: by open, read_header, or the method that was called last."""
-        return self._header if self._header is not None else self.read_header()
+        return self._header[1] if self._header is not None else self.read_header()
 
     def read_header(self) -> Header:
         """Read the header again, and return it."""
@@ -112,17 +111,17 @@ class Image:
             length = _HEADER_GUESS
             while True:
                 data = self._read(0, length)
-                if self._header is not None and data == self._header_bytes:
-                    return self._header
+                if self._header is not None and data == self._header[0]:
+                    return self._header[1]
                 try:
-                    self._header = parse_header(data)
-                    self._header_bytes = data
+                    header = parse_header(data)
                 except CutShort as error:
                     if len(data) < length or error.needed <= length:
                         raise
                     length = max(error.needed, length * 2)
                 else:
-                    return self._header
+                    self._header = data, header
+                    return header
 
     def snapshots(self, known: SnapshotTable | None = None) -> tuple[ImageSnapshot, ...]:
         """Return the entries of the snapshot table, in the image's order.

@@ -182,6 +182,7 @@ def refused(vm: TestVM, *command: str) -> list[Code]:
     with vm.qmp() as client:
         # Lists show the devices as they were when QEMU was last asked, because they answer also while it is blocked.
         client.execute("query-snapshot-status")
+        client.events.clear()  # QEMU's of what was done before
         before = _everything(vm, client)
         done = vm.cli(command[0], "--json", *command[1:], check=False)
         after = _everything(vm, client)

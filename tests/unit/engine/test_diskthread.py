@@ -51,25 +51,3 @@ def test_what_fails_is_logged_with_what_it_was_for(caplog: pytest.LogCaptureFixt
     with caplog.at_level(logging.ERROR):
         asyncio.run(use())
     assert "the load of s could not be noted yet: no room" in caplog.text
-
-
-def test_it_is_in_doubt_until_all_that_nobody_waits_for_is_done_and_after_a_failure() -> None:
-    go_on = threading.Event()
-
-    async def use() -> list[bool]:
-        thread = DiskThread()
-        said = [thread.in_doubt()]
-        thread.soon("the first", go_on.wait)
-        said.append(thread.in_doubt())  # not begun
-        await asyncio.sleep(0)
-        said.append(thread.in_doubt())  # under way
-        go_on.set()
-        await thread.run(lambda: None)
-        said.append(thread.in_doubt())
-        thread.soon("the second", int, "no number")
-        await thread.run(lambda: None)
-        said += [thread.in_doubt(), thread.in_doubt()]
-        thread.close(lambda: None)
-        return said
-
-    assert asyncio.run(use()) == [False, True, True, False, True, False]
