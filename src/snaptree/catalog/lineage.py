@@ -228,7 +228,7 @@ def append(path: Path, at_ns: int, record: Mapping[str, Any]) -> None:
                 written = os.pwrite(fd, data, end)
                 if written != len(data):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                os.fsync(fd)
+                os.fdatasync(fd)
             except OSError:
                 os.ftruncate(fd, end)
                 raise
@@ -248,6 +248,8 @@ def _unwritten(path: Path, error: OSError) -> CatalogError:
 def _whole_lines(fd: int) -> int:
     """Return where the last whole line ends, and cut off what a crash left behind it."""
     size = os.fstat(fd).st_size
+    if size and os.pread(fd, 1, size - 1) == b"\n":
+        return size
     end = size
     while end:
         start = max(0, end - 65536)

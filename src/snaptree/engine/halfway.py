@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from ..catalog.undo import Undo, read_undo
-from ..model.errors import LoadIncomplete
+from ..model.errors import LoadIncomplete, QEMUFailed
 from ..model.snapshot import Memory
 from ..qemu.jobs import dismiss
 from . import images
@@ -84,6 +84,16 @@ def states(plan: Plan) -> dict[str, str]:
         else:
             found[device] = "reverted" if at else "untouched"
     return found
+
+
+def verify(plan: Plan) -> None:
+    """Make sure that every device was reverted, by its image.
+
+    :raises QEMUFailed: where one was not.
+    """
+    for device, at in images.disks_at(plan.files, plan.tag).items():
+        if at is False:
+            raise QEMUFailed(f"QEMU says that it loaded {plan.name}, and {device} is not at it.")
 
 
 def certainly_untouched(found: dict[str, str]) -> bool:

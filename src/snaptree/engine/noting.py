@@ -14,13 +14,12 @@ what it gains QEMU loses, as both need a core and the disk.
 
 from __future__ import annotations
 
-import asyncio
 import time
 
 from ..catalog.lineage import append, load_record
 from ..model.errors import CatalogError
 from . import trace
-from .halfway import Plan
+from .halfway import Plan, verify
 from .outcome import Outcome
 from .vm import VM
 
@@ -29,9 +28,11 @@ class Notes:
     """The notes of one load.
 
     :param touched: another supervisor had begun it, and may have written RAM.
+    :ivar unwritten: why the lineage could not be written; ``None`` where it was.
     """
 
     def __init__(self, vm: VM, *, touched: bool) -> None:
+        self.unwritten: CatalogError | None = None
         self._vm = vm
         self._first = "writing" if touched else "begun"
         self._writing = Outcome()
@@ -55,27 +56,18 @@ class Notes:
         """Wait, in another thread, until it is noted that RAM is written; and say whether it could be."""
         return self._writing.went_well()
 
-    async def reverted(self, plan: Plan, settled: Outcome) -> None:
-        """Note durably that QEMU has loaded.
+    async def reverted(self, plan: Plan, settled: Outcome, *, stands: bool = True) -> None:
+        """Note durably that QEMU has loaded, and make sure that the disks are reverted.
+
+        The lineage gets it too, where a lost catalog comes back from.  Where that can't be written the load goes on:
+        the journal stays, and the next operation writes it first.
 
         :param settled: when RAM is, the load only ends; waited for in the thread of the catalog.
+        :param stands: the VM stands still, so that the disks can tell.
+        :raises QEMUFailed: where one was not.
         :raises CatalogError: where it cannot be noted.
         """
-        await self._vm.disk(self._reverted, plan, settled)
-
-    async def in_lineage(self, plan: Plan) -> None:
-        """Note durably that the snapshot was loaded, where a lost catalog comes back from.
-
-        The VM may run on meanwhile: the journal says it too.
-
-        :raises CatalogError: where it cannot be noted; the journal stays, and the next operation does this first.
-        """
-        await asyncio.sleep(0)  # what goes to QEMU goes first
-        try:
-            await self._vm.disk(note_in_lineage, self._vm, plan)
-        except CatalogError as error:
-            error.message = f"{plan.name} was loaded, but that cannot be written down yet: {error.message}"
-            raise
+        await self._vm.disk(self._reverted, plan, settled, stands=stands)
 
     def give_up(self) -> None:
         """Let nobody wait for a note that nobody makes any more."""
@@ -85,14 +77,21 @@ class Notes:
         self._vm.catalog.set_step(self._first, plan.to_json())
         trace.point("load.begun")
 
-    def _reverted(self, plan: Plan, settled: Outcome) -> None:
+    def _reverted(self, plan: Plan, settled: Outcome, *, stands: bool) -> None:
         catalog, plan_json = self._vm.catalog, plan.to_json()
         catalog.set_step("reverted", plan_json)
+        if stands:
+            verify(plan)
+        try:
+            note_in_lineage(self._vm, plan)
+        except CatalogError as error:
+            error.message = f"{plan.name} was loaded, but that cannot be written down yet: {error.message}"
+            self.unwritten = error
         if settled.went_well():
             trace.point("load.loaded")
             catalog.set_step("loaded", plan_json, durable=False)
 
 
 def note_in_lineage(vm: VM, plan: Plan) -> None:
-    """As :meth:`Notes.in_lineage`, in the thread of the catalog."""
+    """Note durably that the snapshot was loaded, where a lost catalog comes back from."""
     append(vm.place.lineage, time.time_ns(), load_record(plan.id, plan.undo))

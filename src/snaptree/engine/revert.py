@@ -78,7 +78,7 @@ class _Reverting:
     async def carry_out(self) -> None:
         """Stop the VM, revert it, and continue it."""
         vm, found = self._vm, self._found
-        noting = [asyncio.create_task(self._notes.begun(self.plan))]
+        noting = asyncio.create_task(self._notes.begun(self.plan))
         sharing = found.ram is not None and vm.sole
         # Where that is said for the job alone, or a reset is needed, something else comes first.
         at_once = (vm.sole or found.ram is None) and not found.facts.reset_before_load
@@ -87,11 +87,10 @@ class _Reverting:
             async with paused(
                 vm, self._clock, before=found.facts, ignoring_shared=sharing, next_command=loading
             ) as self._pause:
-                await self._check(noting[0])
+                await self._check(noting)
                 trace.point("load.paused")
                 self._pause.stay = True  # until it is known what QEMU has done
                 await self._perform()
-                noting.append(asyncio.create_task(self._notes.in_lineage(self.plan)))
                 vm.broken = ""
                 vm.warm = True
                 vm.clock_seen = ClockSeen(self.plan.id, found.snapshot.vm_clock_ns, self._clock.stopped_at_s)
@@ -101,13 +100,11 @@ class _Reverting:
                 trace.point("load.noted")
         finally:
             self._notes.give_up()
-            await asyncio.gather(*noting, return_exceptions=True)
+            await asyncio.gather(noting, return_exceptions=True)
         self.stuck = self._pause.stuck
-        try:
-            noting[-1].result()
-        except CatalogError as error:
+        if (error := self._notes.unwritten) is not None:
             error.message += f" It cannot continue: {self.stuck}" if self.stuck else ""
-            raise
+            raise error
 
     async def _check(self, noting: asyncio.Task[None]) -> None:
         """Decide by how the VM was just before it was stopped, and wait until it is noted durably that the load begins.
@@ -152,14 +149,14 @@ class _Reverting:
             # Another monitor continued the VM, QEMU did so too after the load, and the guest writes already.
             if vm.paged is not None and ram is not None:
                 vm.paged.settle(None)
-            await self._notes.reverted(self.plan, Outcome(well=True))
+            await self._notes.reverted(self.plan, Outcome(well=True), stands=False)
             return
-        settled = Outcome()
+        settled = Outcome(well=ram is None)
         try:
             guid = await generation_id(vm) if ram is not None else ""
             # The one that waits begins first.  Where both fail, RAM that is not settled is the worse.
             noting = asyncio.create_task(self._notes.reverted(self.plan, settled))
-            await all_ended(in_thread(settled.of, self._settle, guid), noting)
+            await all_ended(*([in_thread(settled.of, ram.settle, guid)] if ram is not None else []), noting)
         except (QEMUFailed, PageStoreError) as error:
             found = await asyncio.to_thread(states, self.plan)
             await self._break(found, str(error), error)
@@ -220,12 +217,6 @@ class _Reverting:
         except PageStoreError as error:
             return error
         return True
-
-    def _settle(self, guid: str) -> None:
-        """Bring RAM to what the snapshot has, and make sure that the disks are."""
-        if self._ram is not None:
-            self._ram.settle(guid)
-        _verify(self.plan)
 
     async def _load_pages(self, ram: Putting, *, written: bool) -> None:
         """Write RAM and let QEMU load; once more where another monitor continued the VM, as the guest then wrote too.
@@ -308,16 +299,6 @@ class _Reverting:
 
 def _load_arguments(plan: Plan) -> dict[str, object]:
     return {"job-id": plan.job_id, "tag": plan.tag, "vmstate": plan.vmstate_node}
-
-
-def _verify(plan: Plan) -> None:
-    """Make sure that every device was reverted, by its image.
-
-    :raises QEMUFailed: where one was not.
-    """
-    for device, at in images.disks_at(plan.files, plan.tag).items():
-        if at is False:
-            raise QEMUFailed(f"QEMU says that it loaded {plan.name}, and {device} is not at it.")
 
 
 async def _undone(vm: VM, plan: Plan, client: str, clock: Stopwatch, why: str) -> None:
