@@ -255,8 +255,14 @@ def test_without_free_descriptors_clients_are_served_on_and_new_ones_wait(vm_fac
     vm = vm_factory(disks=0)
     with served(vm), vm.qmp() as client:
         pid = client.execute("query-vm")["supervisor_pid"]
-        used = {int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()}
-        lowest_free = next(number for number in itertools.count() if number not in used)
+
+        def free() -> int:
+            client.execute("query-status")
+            used = {int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+            return next(number for number in itertools.count() if number not in used)
+
+        # What it has open for a moment only, as it has just been started, does not count.
+        lowest_free = min(free() for _ in range(20))
         limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (lowest_free, limits[1]))
         with socket.socket(socket.AF_UNIX) as late:
