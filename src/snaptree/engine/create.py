@@ -17,7 +17,7 @@ from ..model.names import check_name, printable
 from ..model.reason import Reason
 from ..model.snapshot import Snapshot
 from ..qemu.facts import Facts
-from ..qemu.jobs import dismiss, run_job
+from ..qemu.jobs import dismiss, first_arguments, run_job
 from ..qemu.together import all_ended
 from . import images, tags, trace
 from .moments import Stands
@@ -190,10 +190,8 @@ async def _finish(vm: VM, plan: Plan, client: str, clock: Stopwatch, taking: Tak
 
 
 async def _save(vm: VM, plan: Plan, facts: Facts, clock: Stopwatch, taking: Taking | None) -> Pause:
-    paged = taking is not None
-    # Where that is said in a pause of another's too, something else comes first in it.
-    saving = ("snapshot-save", _save_arguments(plan)) if vm.sole or not paged else None
-    async with paused(vm, clock, before=facts, ignoring_shared=paged and vm.sole, next_command=saving) as pause:
+    saving = ("snapshot-save", first_arguments(plan))
+    async with paused(vm, clock, before=facts, paged=taking is not None, next_command=saving) as pause:
         if pause.facts is not None:
             _check(vm, create_reasons(vm, pause.facts))
         if pause.was_running != plan.was_running:
@@ -213,12 +211,8 @@ async def _save(vm: VM, plan: Plan, facts: Facts, clock: Stopwatch, taking: Taki
 
 
 async def _save_state(vm: VM, plan: Plan) -> None:
-    arguments = {**_save_arguments(plan), "devices": list(plan.nodes)}
+    arguments = {**first_arguments(plan), "devices": list(plan.nodes)}
     await run_job(vm.session, "snapshot-save", arguments, keep=True)
-
-
-def _save_arguments(plan: Plan) -> dict[str, object]:
-    return {"job-id": plan.job_id, "tag": plan.tag, "vmstate": plan.vmstate_node}
 
 
 async def finish(vm: VM, plan: Plan, *, stopped_at_s: float | None = None) -> Snapshot:

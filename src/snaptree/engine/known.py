@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable
 from dataclasses import dataclass, replace
 
 from ..qcow2.table import ImageSnapshot
@@ -43,9 +43,7 @@ class KnownFacts:
                     self._known = known
         return facts
 
-    async def then(
-        self, before: Facts | None, *last: Awaitable[object], behind: Sequence[Awaitable[object]] = ()
-    ) -> Facts | None:
+    async def then(self, before: Facts | None, last: Awaitable[object], *behind: Awaitable[object]) -> Facts | None:
         """Do the last thing that the facts are asked for, and ask once more in the same breath.
 
         :param before: what was found out so far; ``None`` where nothing depends on it.
@@ -55,9 +53,9 @@ class KnownFacts:
         """
         known = self._known
         if known is None or before is None:
-            await all_ended(*last, *behind)
+            await all_ended(last, *behind)
             return None
-        facts = await refresh_then(self._execute, before, *last, behind=behind)
+        facts = await refresh_then(self._execute, before, last, *behind)
         if self._known is known:
             self._known = replace(known, facts=facts)
         return facts

@@ -14,12 +14,12 @@ from ..model.errors import QEMUFailed, QEMUGone, SnaptreeError
 from ..model.snapshot import Snapshot
 from ..qemu.jobs import dismiss_soon
 from . import images, trace
-from .automatic import Before, discarding
+from .automatic import Before
 from .halfway import HalfWay, Plan
 from .loadable import Ready, ready, ready_as_expected
 from .noting import note_in_lineage
 from .plans import new_plan
-from .present import keep_before, look_here, prune, stands
+from .present import keep_before, look_here, prune, surely_discarding
 from .revert import revert
 from .stopwatch import Stopwatch
 from .vm import VM
@@ -137,22 +137,22 @@ def _plan_discarding(vm: VM, find: Callable[[], Snapshot], allow_resize: bool, c
 
     :return: ``None`` where QEMU must be asked, or there is nothing to throw away.
     """
-    snapshot, here = find(), look_here(vm)
-    if stands(vm, here[1]):
+    snapshot, before = find(), surely_discarding(vm, look_here(vm))
+    if before is None:
         return None
     trace.point("load.kept")
+    return _begin_as_expected(vm, snapshot, before, allow_resize, client)
+
+
+def _begin_as_expected(vm: VM, snapshot: Snapshot, before: Before, allow_resize: bool, client: str) -> _Begun | None:
+    """Find out whether it can be loaded, and note that it begins; ``None`` where QEMU must be asked."""
     found = ready_as_expected(vm, snapshot, allow_resize=allow_resize)
-    return _begin(vm, found, discarding(here[0]), client) if found is not None else None
+    return _begin(vm, found, before, client) if found is not None else None
 
 
 async def _plan(vm: VM, snapshot: Snapshot, before: Before, *, allow_resize: bool, client: str) -> _Begun:
     """Find out whether it can be loaded; in one thread where QEMU need not be asked."""
-
-    def as_expected() -> _Begun | None:
-        found = ready_as_expected(vm, snapshot, allow_resize=allow_resize)
-        return _begin(vm, found, before, client) if found is not None else None
-
-    begun = await vm.disk(as_expected)
+    begun = await vm.disk(_begin_as_expected, vm, snapshot, before, allow_resize, client)
     if begun is not None:
         return begun
     return await vm.disk(_begin, vm, await ready(vm, snapshot, allow_resize=allow_resize), before, client)

@@ -74,7 +74,7 @@ async def paused(
     clock: Stopwatch,
     *,
     before: Facts | None = None,
-    ignoring_shared: bool = False,
+    paged: bool = False,
     next_command: Command | None = None,
 ) -> AsyncIterator[Pause]:
     """Stop the VM where it runs, and continue it afterwards exactly where it ran.
@@ -84,9 +84,9 @@ async def paused(
     continue is no error of what was done in the pause: ``stuck`` says it.
 
     :param before: what was found out before; some of it is asked again, for ``facts``.
-    :param ignoring_shared: in the pause QEMU leaves shared RAM out of what it saves or loads
-        (:meth:`Pause.ignores_shared`); only where nobody else can let it save.
-    :param next_command: what comes first in the pause, with its first arguments, so that QEMU reads it ahead.
+    :param paged: QEMU shall leave shared RAM out of what is saved or loaded in the pause.  Where nobody else can let it
+        save it is told so at once (:meth:`Pause.ignores_shared`), else for the job (:func:`.ramway.in_job`).
+    :param next_command: what comes next but for that, with its first arguments, so that QEMU reads it ahead.
     :raises QEMUFailed: where QEMU doesn't stop; nothing was done then.
     """
     clock.stopping()
@@ -94,10 +94,11 @@ async def paused(
     # Also where it is paused already: `stop` drains and flushes.  QEMU sends STOP before its answer, if the VM ran.
     stopping = vm.session.execute("stop")
     pause = Pause(vm, False, vm.resumed)
-    behind = [_send_behind(pause, next_command, ignoring_shared=ignoring_shared)]
+    ignoring_shared = paged and vm.sole
+    behind = _send_behind(pause, next_command if vm.sole or not paged else None, ignoring_shared=ignoring_shared)
     try:
         try:
-            pause.facts = await vm.facts_then(before, stopping, behind=behind)
+            pause.facts = await vm.facts_then(before, stopping, behind)
         finally:
             pause.resumed_before, pause.was_running = vm.resumed, vm.stops != stops
         if pause.was_running:

@@ -86,8 +86,8 @@ async def keep_before(
     if vm.broken:
         return before_broken(current, snapshot)
     if keep is False:
-        if vm.run_state == "running" and not stands(vm, snapshot):
-            return discarding(current)
+        if (before := surely_discarding(vm, here)) is not None:
+            return before
         facts, _ = await vm.facts_for(lambda facts: ())
         changed = await _has_changed(vm, facts, snapshot)
         return discarding(current) if changed else before_unchanged(target, current, snapshot)
@@ -110,6 +110,12 @@ async def keep_before(
     await check()
     kept = await keep_now(vm, f"before the load of {target.name}", client=client)
     return Before(Undo(kept.id), kept=kept, back=kept)
+
+
+def surely_discarding(vm: VM, here: Here) -> Before | None:
+    """Return what a load finds that keeps nothing; ``None`` where there may be nothing to lose, or nobody knows."""
+    current, snapshot = here
+    return discarding(current) if vm.run_state == "running" and not _stands(vm, snapshot) else None
 
 
 async def keep_now(vm: VM, why: str, *, client: str) -> Snapshot:
@@ -167,7 +173,7 @@ async def _has_changed(vm: VM, facts: Facts, snapshot: Snapshot | None) -> bool:
     return any(found is not True for found in at)
 
 
-def stands(vm: VM, snapshot: Snapshot | None) -> bool:
+def _stands(vm: VM, snapshot: Snapshot | None) -> bool:
     """Say whether the VM is known not to have been continued since the snapshot."""
     stands = vm.stands
     return stands is not None and snapshot is not None and (stands.id, stands.resumed) == (snapshot.id, vm.resumed)
@@ -177,7 +183,7 @@ async def _ram_has_changed(vm: VM, facts: Facts, snapshot: Snapshot) -> bool:
     """Say whether the VM has run since the snapshot; where that can't be known, it has."""
     if facts.run_state in NOTHING_RUN:
         return False
-    if stands(vm, snapshot):
+    if _stands(vm, snapshot):
         return False
     paged = vm.paged
     if paged is None or paged.base != snapshot.id:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
 from ..model.errors import CatalogError, LoadIncomplete, NotReady, PageStoreError, QEMUFailed, QEMUGone
-from ..qemu.jobs import dismiss, dismiss_soon, run_job
+from ..qemu.jobs import dismiss, dismiss_soon, first_arguments, run_job
 from ..qemu.reset import reset_for_load
 from ..qemu.together import all_ended
 from . import images, trace
@@ -79,13 +79,11 @@ class _Reverting:
         """Stop the VM, revert it, and continue it."""
         vm, found = self._vm, self._found
         noting = asyncio.create_task(self._notes.begun(self.plan))
-        sharing = found.ram is not None and vm.sole
-        # Where that is said for the job alone, or a reset is needed, something else comes first.
-        at_once = (vm.sole or found.ram is None) and not found.facts.reset_before_load
-        loading = ("snapshot-load", _load_arguments(self.plan)) if at_once else None
+        # A reset, where one is needed, comes first.
+        loading = ("snapshot-load", first_arguments(self.plan)) if not found.facts.reset_before_load else None
         try:
             async with paused(
-                vm, self._clock, before=found.facts, ignoring_shared=sharing, next_command=loading
+                vm, self._clock, before=found.facts, paged=found.ram is not None, next_command=loading
             ) as self._pause:
                 await self._check(noting)
                 trace.point("load.paused")
@@ -99,7 +97,6 @@ class _Reverting:
                 self._pause.job_id = self.plan.job_id
                 trace.point("load.noted")
         finally:
-            self._notes.give_up()
             await asyncio.gather(noting, return_exceptions=True)
         self.stuck = self._pause.stuck
         if (error := self._notes.unwritten) is not None:
@@ -153,10 +150,10 @@ class _Reverting:
             return
         settled = Outcome(well=ram is None)
         try:
-            guid = await generation_id(vm) if ram is not None else ""
+            settling = [in_thread(settled.of, ram.settle, await generation_id(vm))] if ram is not None else []
             # The one that waits begins first.  Where both fail, RAM that is not settled is the worse.
             noting = asyncio.create_task(self._notes.reverted(self.plan, settled))
-            await all_ended(*([in_thread(settled.of, ram.settle, guid)] if ram is not None else []), noting)
+            await all_ended(*settling, noting)
         except (QEMUFailed, PageStoreError) as error:
             found = await asyncio.to_thread(states, self.plan)
             await self._break(found, str(error), error)
@@ -264,7 +261,7 @@ class _Reverting:
             for device, node in zip(plan.files, plan.nodes, strict=True)
             if device not in there or node == plan.vmstate_node
         ]
-        arguments = {**_load_arguments(plan), "devices": nodes}
+        arguments = {**first_arguments(plan), "devices": nodes}
         async with in_job(self._vm, paged=self._ram is not None):
             await run_job(self._vm.session, "snapshot-load", arguments, keep=True)
 
@@ -295,10 +292,6 @@ class _Reverting:
     async def _break(self, found: dict[str, str], why: str, cause: Exception | None = None) -> NoReturn:
         await mark_broken(self._vm, self.plan, found, client=self._client, clock=self._clock, why=why)
         raise HalfWay(self._vm, self.plan, why) from cause
-
-
-def _load_arguments(plan: Plan) -> dict[str, object]:
-    return {"job-id": plan.job_id, "tag": plan.tag, "vmstate": plan.vmstate_node}
 
 
 async def _undone(vm: VM, plan: Plan, client: str, clock: Stopwatch, why: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -174,10 +174,10 @@ class VM:
         return self._facts.expected() if self.run_state == "running" else None
 
     async def facts_then(
-        self, before: Facts | None, *last: Awaitable[object], behind: Sequence[Awaitable[object]] = ()
+        self, before: Facts | None, last: Awaitable[object], *behind: Awaitable[object]
     ) -> Facts | None:
         """Do the last thing that the facts are asked for, and ask once more; see :meth:`.known.KnownFacts.then`."""
-        return await self._facts.then(before, *last, behind=behind)
+        return await self._facts.then(before, last, *behind)
 
     def passed(self, command: str) -> None:
         """Note that a client's command is about to pass to QEMU: it may change the machine or its block nodes."""

@@ -48,6 +48,7 @@ SHARED_BYTES = 1 << 30
 SCANNERS_MAX = 4
 """So many cores at most scan together."""
 
+_REGION_BYTES = 24
 _Found: TypeAlias = NDArray[np.int64]
 """Room for struct page_region: start, end and categories, as addresses of user space fit into them."""
 
@@ -197,7 +198,7 @@ class Pagemap:
 def _buffer() -> _Found:
     # Of its own: what malloc has had before would all be written, which in a fork of the process costs 2 ms.
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    return np.frombuffer(mmap.mmap(-1, REGIONS_AT_ONCE * 24, flags), np.int64).reshape(-1, 3)
+    return np.frombuffer(mmap.mmap(-1, REGIONS_AT_ONCE * _REGION_BYTES, flags), np.int64).reshape(-1, 3)
 
 
 def _cores() -> int:

@@ -192,27 +192,25 @@ def with_tables(known: Facts, tables: Mapping[str, tuple[ImageSnapshot, ...]]) -
     return replace(known, devices=devices)
 
 
-async def refresh_then(
-    query: Query, known: Facts, *last: Awaitable[object], behind: Sequence[Awaitable[object]] = ()
-) -> Facts:
+async def refresh_then(query: Query, known: Facts, last: Awaitable[object], *behind: Awaitable[object]) -> Facts:
     """Ask as :func:`refresh`, and do the rest in the same breath: QEMU answers in order, and nothing comes between.
 
     Jobs and capabilities are not asked for where there were none: they begin by a command.  What ``last`` does not
     change is asked behind it, as QEMU takes long to read (see ``session``).
 
-    :param last: commands to be executed after the question for the run state.
+    :param last: a command to be executed after the question for the run state.
     :param behind: what is begun after all that.
     :return: the facts of the moment before ``last``.
-    :raises QEMUFailed: where QEMU doesn't even tell its run state, or doesn't do one of ``last``; each was tried.
+    :raises QEMUFailed: where QEMU doesn't even tell its run state, or doesn't do ``last``.
     :raises QEMUGone: where QEMU ends meanwhile.
     """
     still = not (known.jobs or known.block_jobs or known.capabilities)
     # Tasks begin in their order, and each sends before it waits for the first time.
     if still:
-        asked = await all_ended(query("query-status", None), *last, _ask(query, "query-migrate", {}), *behind)
-        return _with_passing(known, _Passing(asked[0], (), (), asked[1 + len(last)], ()))
+        asked = await all_ended(query("query-status", None), last, _ask(query, "query-migrate", {}), *behind)
+        return _with_passing(known, _Passing(asked[0], (), (), asked[2], ()))
     questions = _questions(query)
-    asked = (await all_ended(*questions, *last, *behind))[: len(questions)]
+    asked = (await all_ended(*questions, last, *behind))[: len(questions)]
     return _with_passing(known, _Passing(*asked))
 
 

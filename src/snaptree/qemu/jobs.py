@@ -11,7 +11,7 @@ import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from ..model.errors import QEMUFailed
 from .session import Session
@@ -30,6 +30,27 @@ class JobEnd:
     error: str
 
 
+class StatePlan(Protocol):
+    """What is planned of a save or a load."""
+
+    @property
+    def job_id(self) -> str:
+        """The id of its job."""
+
+    @property
+    def tag(self) -> str:
+        """The snapshot's tag."""
+
+    @property
+    def vmstate_node(self) -> str:
+        """The block node that holds the VM state."""
+
+
+def first_arguments(plan: StatePlan) -> dict[str, object]:
+    """Return the arguments of a save or a load that are known beforehand; its ``devices`` follow."""
+    return {"job-id": plan.job_id, "tag": plan.tag, "vmstate": plan.vmstate_node}
+
+
 def new_job_id() -> str:
     """Return a job id that was never used before; a short one (see ``session``)."""
     return JOB_PREFIX + os.urandom(6).hex()
@@ -45,8 +66,8 @@ async def run_job(session: Session, command: str, arguments: Mapping[str, object
     :raises QEMUFailed: where QEMU refuses it, or the job ends with an error.
     :raises QEMUGone: where QEMU ends meanwhile.
     """
-    # Asked at once: a save or a load blocks QEMU, which then answers both.
     job_id = str(arguments["job-id"])
+    # Asked at once: a save or a load blocks QEMU, which then answers both.
     _, job = await all_ended(session.execute(command, arguments), find_job(session, job_id))
     end = await _wait_job(session, job_id, job, keep=keep)
     if end.error:

@@ -174,7 +174,6 @@ class Session:
                 while self._waiting and not self.closed.is_set():
                     self._answered.clear()
                     await self._answered.wait()
-                self._refuse_ahead()
                 try:
                     self._client.send_fd_scm(fd)
                 except (QMPError, OSError) as error:

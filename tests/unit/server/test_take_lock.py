@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -44,16 +46,22 @@ def _is_held(place: VMPlace) -> bool:
         return holder_of(file.fileno()) is not None
 
 
-def test_a_supervisor_that_is_just_ending_is_waited_for(place: VMPlace) -> None:
+@contextmanager
+def ending(place: VMPlace) -> Iterator[tuple[int, Callable[[], None]]]:
+    """Run a supervisor that is just ending; yield its pid, and what lets its last thread end."""
     with subprocess.Popen([sys.executable, "-c", SUPERVISOR, str(place.lock)], stdin=subprocess.PIPE) as dying:
         assert dying.stdin is not None
         wait_until(lambda: identify(dying.pid) is None, "its first thread's end")
         assert _is_held(place)
         place.write_running(Running(None, "", "", dying.pid, False))
-        with ThreadPoolExecutor(1) as pool:
-            taking = pool.submit(supervisor.take_lock, place)
-            dying.stdin.close()
-            taken = taking.result()
+        yield dying.pid, dying.stdin.close
+
+
+def test_a_supervisor_that_is_just_ending_is_waited_for(place: VMPlace) -> None:
+    with ending(place) as (_, end), ThreadPoolExecutor(1) as pool:
+        taking = pool.submit(supervisor.take_lock, place)
+        end()
+        taken = taking.result()
     assert holder(place.lock) == "supervisor"
     taken.release()
 
@@ -63,24 +71,16 @@ def test_nor_has_it_a_vm_that_is_stopped(place: VMPlace) -> None:
         with locked(place, wait=False):
             return place.state().state
 
-    with subprocess.Popen([sys.executable, "-c", SUPERVISOR, str(place.lock)], stdin=subprocess.PIPE) as dying:
-        assert dying.stdin is not None
-        wait_until(lambda: identify(dying.pid) is None, "its first thread's end")
-        assert _is_held(place)
-        place.write_running(Running(None, "", "", dying.pid, False))
-        with ThreadPoolExecutor(2) as pool:
-            looking, working = pool.submit(place.state), pool.submit(work)
-            dying.stdin.close()
-            assert [looking.result().state, working.result()] == ["stopped", "stopped"]
+    with ending(place) as (_, end), ThreadPoolExecutor(2) as pool:
+        looking, working = pool.submit(place.state), pool.submit(work)
+        end()
+        assert [looking.result().state, working.result()] == ["stopped", "stopped"]
 
 
 def test_one_that_does_not_end_has_the_vm(place: VMPlace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "DYING_S", 0.0)
-    with subprocess.Popen([sys.executable, "-c", SUPERVISOR, str(place.lock)], stdin=subprocess.PIPE) as dying:
-        wait_until(lambda: identify(dying.pid) is None, "its first thread's end")
-        place.write_running(Running(None, "", "", dying.pid, False))
-        with pytest.raises(VMRuns, match=f"under the supervisor with the pid {dying.pid}"):
-            supervisor.take_lock(place)
+    with ending(place) as (pid, _), pytest.raises(VMRuns, match=f"under the supervisor with the pid {pid}"):
+        supervisor.take_lock(place)
 
 
 def test_one_that_runs_has_the_vm_at_once(place: VMPlace) -> None:
