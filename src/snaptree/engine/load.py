@@ -72,6 +72,8 @@ async def load(
     :raises QEMUFailed: where QEMU could not load, and the VM is as it was.
     :raises LoadIncomplete: where it stopped half way.
     :raises QEMUGone: where QEMU ended meanwhile.
+    :raises CatalogError: where it cannot be written down.  Where it was loaded already the error says so, the VM goes
+        on, and the next operation writes it down first.
     """
     async with vm.operation("load", wait=wait):
         vm.require_qemu()
