@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -53,15 +54,16 @@ def before_broken(current: Current, snapshot: Snapshot | None) -> Before:
 def automatic_name(now_ns: int, taken: Collection[str]) -> str:
     """Return a name that says what the snapshot is, and that no other has.
 
+    The numbers of one second rise, so that nobody finds a later one under the name of one that is gone.
+
     :param now_ns: UTC, nanoseconds since the epoch.
     :param taken: the names that there are.
     """
     name = f"auto-{datetime.fromtimestamp(now_ns // 10**9, UTC):%Y%m%d-%H%M%S}"
-    candidate, number = name, 2
-    while candidate in taken:
-        candidate = f"{name}-{number}"
-        number += 1
-    return candidate
+    numbers = [int(other[len(name) + 1 :]) for other in taken if re.fullmatch(rf"{name}-[0-9]{{1,9}}", other)]
+    if name in taken:
+        numbers.append(1)
+    return f"{name}-{max(numbers) + 1}" if numbers else name
 
 
 def outdated(snapshots: Iterable[Snapshot], protected: Collection[str]) -> list[Snapshot]:

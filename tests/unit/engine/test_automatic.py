@@ -23,7 +23,12 @@ def test_a_name_says_the_time_in_utc_and_is_never_taken() -> None:
     first = automatic_name(NOW_NS, [])
     assert first == "auto-20261125-223133"
     assert check_name(first) == first
+    assert automatic_name(NOW_NS, [first]) == f"{first}-2"
     assert automatic_name(NOW_NS, [first, f"{first}-2"]) == f"{first}-3"
+    # The first ones of that second may be gone by now, and others may have named theirs so.
+    assert (
+        automatic_name(NOW_NS, ["a", f"{first}-9", f"{first}-10", f"{first}-x", f"{first}-1234567890"]) == f"{first}-11"
+    )
 
 
 def test_all_but_the_last_go_and_but_those_that_something_stands_on() -> None:
