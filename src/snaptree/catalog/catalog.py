@@ -11,17 +11,18 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..model.errors import NoSuchSnapshot
+from ..model.errors import CatalogError, NoSuchSnapshot
 from ..model.ids import NIL, check_prefix, match_id
 from ..model.names import printable
 from ..model.snapshot import Snapshot
 from .history import Entry, Journal
+from .mark import Mark
 from .rows import COLUMNS, from_row, to_row
-from .schema import CatalogDamaged, connect, damaged, repair_it
+from .schema import MUST_BE_WRITABLE, CatalogDamaged, connect, damaged, repair_it
 from .undo import Undo, read_undo
 
 # Column names of our own, no value from outside.
@@ -57,6 +58,7 @@ class Catalog:
         self._path = path
         self._db = db
         self.may_have_journal = True
+        self._mark = Mark(path.with_name("loaded"))
 
     @classmethod
     def open(cls, path: Path, *, create: bool = False, durable: bool = True) -> Catalog:
@@ -70,6 +72,7 @@ class Catalog:
 
     def close(self) -> None:
         """Close it; SQLite folds the -wal file into it."""
+        self._mark.close()
         self._db.close()
 
     # -- reading
@@ -149,9 +152,12 @@ class Catalog:
             "SELECT operation, started_ns, client, step, plan FROM journal"
         ):
             try:
-                return Journal(operation, started_ns, client, json.loads(plan), step)
+                journal = Journal(operation, started_ns, client, json.loads(plan), step)
             except ValueError as error:
                 raise self._no_row(error) from error
+            if step == "reverted" and self._mark.read() == journal.plan.get("job_id", ""):
+                return replace(journal, step="loaded")
+            return journal
         self.may_have_journal = False
         return None
 
@@ -187,6 +193,25 @@ class Catalog:
         """
         with self._transaction(durable=durable) as db:
             db.execute("UPDATE journal SET step = ?, plan = ?", (step, json.dumps(dict(plan))))
+
+    def open_mark(self) -> None:
+        """Prepare :meth:`mark_loaded`; again does nothing."""
+        try:
+            self._mark.open()
+        except OSError as error:
+            raise self._unmarked(error) from error
+
+    def mark_loaded(self, job_id: str) -> None:
+        """Note that the load under way, whose step is ``reverted``, is ``loaded``; not durably.
+
+        In microseconds, and in any thread.  Prerequisite: :meth:`open_mark`.
+
+        :param job_id: of its plan.
+        """
+        try:
+            self._mark.write(job_id)
+        except OSError as error:
+            raise self._unmarked(error) from error
 
     def created(self, snapshot: Snapshot, entry: Entry) -> None:
         """Add a snapshot, make it current, and end the operation."""
@@ -268,6 +293,10 @@ class Catalog:
             return from_row(row)
         except (KeyError, TypeError, ValueError) as error:
             raise self._no_row(error) from error
+
+    def _unmarked(self, error: OSError) -> CatalogError:
+        file = self._path.with_name("loaded")
+        return CatalogError(f"The file {file} cannot be written: {error.strerror or error}.", MUST_BE_WRITABLE)
 
     def _no_row(self, error: Exception) -> CatalogDamaged:
         return CatalogDamaged(f"The catalog {self._path} holds what is no row of it: {error}.", repair_it(self._path))

@@ -24,10 +24,10 @@ class DiskThread:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="snaptree-disk")
         self._soon: list[Callable[[], None]] = []
 
-    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Do ``work``, and return what it returns."""
+    def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
+        """Begin ``work`` at once, whether or not the caller lets the event loop go on; its end is to be awaited."""
         self._submit()
-        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: work(*args, **kwargs))
+        return asyncio.get_running_loop().run_in_executor(self._thread, lambda: work(*args, **kwargs))
 
     def soon(self, what: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> None:
         """Let ``work`` be done before all that is asked for later, and when the caller has let the event loop go on.

@@ -8,6 +8,8 @@ A step is noted when it is sure, while something else is under way where it can 
 * ``reverted``: QEMU has loaded.  Durable before the guest writes to the disks, as then they no longer tell.
 * ``loaded``: RAM is settled, too.  The load only ends.
 
+The lineage is written while QEMU continues the VM: until the load has ended, the journal brings it about again.
+
 To note durably that the disks are reverted while QEMU still loads, as soon as it is seen in the images, was tried:
 what it gains QEMU loses, as both need a core and the disk.
 """
@@ -15,17 +17,17 @@ what it gains QEMU loses, as both need a core and the disk.
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable
 
 from ..catalog.lineage import append, load_record
 from ..model.errors import CatalogError
 from . import trace
 from .halfway import Plan, verify
-from .outcome import Outcome
 from .vm import VM
 
 
 class Notes:
-    """The notes of one load.
+    """The notes of one load.  Each begins at once, in the order of the calls; its end is to be awaited.
 
     :param touched: another supervisor had begun it, and may have written RAM.
     :ivar unwritten: why the lineage could not be written; ``None`` where it was.
@@ -35,61 +37,71 @@ class Notes:
         self.unwritten: CatalogError | None = None
         self._vm = vm
         self._first = "writing" if touched else "begun"
-        self._writing = Outcome()
+        self._surely_begun = False
+        self._surely_reverted = False
 
-    async def begun(self, plan: Plan) -> None:
+    def begun(self, plan: Plan) -> Awaitable[None]:
         """Note durably that the disks and RAM are touched from now on.
 
         :raises CatalogError: where it cannot be noted.
         """
-        await self._vm.disk(self._begun, plan)
+        return self._vm.disk(self._begun, plan)
 
-    async def writing(self, plan: Plan) -> None:
-        """Note that RAM is written from now on; then :meth:`may_write`.
+    def writing(self, plan: Plan) -> Awaitable[None]:
+        """Note that RAM is written from now on, where the note that the load begins went well.
 
         :raises CatalogError: where it cannot be noted.
         """
-        set_step = self._vm.catalog.set_step
-        await self._vm.disk(self._writing.of, set_step, "writing", plan.to_json(), durable=False)
+        return self._vm.disk(self._writing, plan)
 
-    def may_write(self) -> bool:
-        """Wait, in another thread, until it is noted that RAM is written; and say whether it could be."""
-        return self._writing.went_well()
-
-    async def reverted(self, plan: Plan, settled: Outcome, *, stands: bool = True) -> None:
+    def reverted(self, plan: Plan, *, stands: bool = True) -> Awaitable[None]:
         """Note durably that QEMU has loaded, and make sure that the disks are reverted.
 
-        The lineage gets it too, where a lost catalog comes back from.  Where that can't be written the load goes on:
-        the journal stays, and the next operation writes it first.
-
-        :param settled: when RAM is, the load only ends; waited for in the thread of the catalog.
         :param stands: the VM stands still, so that the disks can tell.
         :raises QEMUFailed: where one was not.
         :raises CatalogError: where it cannot be noted.
         """
-        await self._vm.disk(self._reverted, plan, settled, stands=stands)
+        return self._vm.disk(self._reverted, plan, stands=stands)
 
-    def give_up(self) -> None:
-        """Let nobody wait for a note that nobody makes any more."""
-        self._writing.give_up()
+    def loaded(self, plan: Plan) -> None:
+        """Note that RAM is settled, after ``reverted`` was; here, in microseconds.
+
+        :raises CatalogError: where it cannot be noted.
+        """
+        trace.point("load.loaded")
+        self._vm.catalog.mark_loaded(plan.job_id)
+
+    def in_lineage(self, plan: Plan) -> Awaitable[None]:
+        """Note durably in the lineage that it was loaded, where the note that it is reverted went well.
+
+        Where it can't be written :attr:`unwritten` says why: the journal stays, and the next operation writes it first.
+        """
+        return self._vm.disk(self._in_lineage, plan)
 
     def _begun(self, plan: Plan) -> None:
         self._vm.catalog.set_step(self._first, plan.to_json())
         trace.point("load.begun")
+        self._vm.catalog.open_mark()
+        self._surely_begun = True
 
-    def _reverted(self, plan: Plan, settled: Outcome, *, stands: bool) -> None:
-        catalog, plan_json = self._vm.catalog, plan.to_json()
-        catalog.set_step("reverted", plan_json)
+    def _writing(self, plan: Plan) -> None:
+        if self._surely_begun:  # else the load is refused, and must not be taken for one to go on with
+            self._vm.catalog.set_step("writing", plan.to_json(), durable=False)
+
+    def _reverted(self, plan: Plan, *, stands: bool) -> None:
+        self._vm.catalog.set_step("reverted", plan.to_json())
         if stands:
             verify(plan)
+        self._surely_reverted = True
+
+    def _in_lineage(self, plan: Plan) -> None:
+        if not self._surely_reverted:
+            return
         try:
             note_in_lineage(self._vm, plan)
         except CatalogError as error:
             error.message = f"{plan.name} was loaded, but that cannot be written down yet: {error.message}"
             self.unwritten = error
-        if settled.went_well():
-            trace.point("load.loaded")
-            catalog.set_step("loaded", plan_json, durable=False)
 
 
 def note_in_lineage(vm: VM, plan: Plan) -> None:

@@ -17,6 +17,11 @@ from ..memory.ram import new_content
 from ..qemu.vmgenid import is_generation_page
 from .paged import CHUNK_PAGES, NONE, PagedRAM, without
 
+SHORT_PAGES = 4096
+"""So many pages at most, 16 MiB, are written in a few milliseconds."""
+SHORT_RAM_PAGES = 1 << 22
+"""So many pages of RAM at most, 16 GiB, are looked at in a few milliseconds."""
+
 
 class Putting:
     """One load's RAM.
@@ -37,6 +42,13 @@ class Putting:
         self._need: Pages = NONE
         self._written = False
         self._kept_pages: Pages | None = None  # what was in them is in `kept`
+
+    @property
+    def is_short(self) -> bool:
+        """Whether what comes next takes a few milliseconds: the tracker tells what was written, and little differs."""
+        paged = self._paged
+        known = paged.base is not None and paged.tracker.exact
+        return known and len(self._need) <= SHORT_PAGES and paged.ram.pages <= SHORT_RAM_PAGES
 
     def prepare(self) -> None:
         """Read and check what will be written, as far as that is known while the VM runs.
@@ -97,7 +109,7 @@ class Putting:
         :param guid: the VM generation id of this QEMU, which it writes into RAM at each load; the page keeps it.
         """
         paged = self._paged
-        touched = paged.take() if paged.tracker.exact else self._everything()
+        touched = paged.take(beside_qemu=True) if paged.tracker.exact else self._everything()
         left = self._restore(touched, guid)
         paged.settle(self._id)
         paged.add_pending(left)

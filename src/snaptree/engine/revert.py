@@ -6,19 +6,19 @@ Whatever fails, it is found out how far QEMU came: the VM is as it was, or marke
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, ParamSpec, TypeVar
 
 from ..model.errors import CatalogError, LoadIncomplete, NotReady, PageStoreError, QEMUFailed, QEMUGone
 from ..qemu.jobs import dismiss, dismiss_soon, first_arguments, run_job
 from ..qemu.reset import reset_for_load
-from ..qemu.together import all_ended
+from ..qemu.together import begun_ended
 from . import images, trace
 from .halfway import HalfWay, Plan, certainly_untouched, mark_broken, publish_failure, states
 from .loadable import Ready, refuse_damaged
 from .moments import ClockSeen, Stands
 from .noting import Notes
-from .outcome import Outcome
 from .pause import paused
 from .plans import standing
 from .ramway import generation_id, in_job, in_thread, page_store_errors
@@ -27,6 +27,9 @@ from .vm import VM
 
 if TYPE_CHECKING:
     from .putting import Putting
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 UNDISTURBED_TRIES = 3
 
@@ -78,14 +81,14 @@ class _Reverting:
     async def carry_out(self) -> None:
         """Stop the VM, revert it, and continue it."""
         vm, found = self._vm, self._found
-        noting = asyncio.create_task(self._notes.begun(self.plan))
+        self._begun = self._notes.begun(self.plan)
         # A reset, where one is needed, comes first.
         loading = ("snapshot-load", first_arguments(self.plan)) if not found.facts.reset_before_load else None
         try:
             async with paused(
                 vm, self._clock, before=found.facts, paged=found.ram is not None, next_command=loading
             ) as self._pause:
-                await self._check(noting)
+                await self._check()
                 trace.point("load.paused")
                 self._pause.stay = True  # until it is known what QEMU has done
                 await self._perform()
@@ -96,15 +99,17 @@ class _Reverting:
                 self._pause.stay = False
                 self._pause.job_id = self.plan.job_id
                 trace.point("load.noted")
+                in_lineage = self._notes.in_lineage(self.plan)
         finally:
-            await asyncio.gather(noting, return_exceptions=True)
+            await asyncio.gather(self._begun, return_exceptions=True)
+        await in_lineage
         self.stuck = self._pause.stuck
         if (error := self._notes.unwritten) is not None:
             error.message += f" It cannot continue: {self.stuck}" if self.stuck else ""
             raise error
 
-    async def _check(self, noting: asyncio.Task[None]) -> None:
-        """Decide by how the VM was just before it was stopped, and wait until it is noted durably that the load begins.
+    async def _check(self) -> None:
+        """Decide by how the VM was just before it was stopped.
 
         :raises NotReady: where the snapshot can't be loaded any more.
         :raises CatalogError: where it cannot be noted.
@@ -114,10 +119,10 @@ class _Reverting:
             self._found.check(pause.facts)
             self._facts = pause.facts
         pause.was_running = pause.was_running or (plan.returning and plan.was_running)
-        await noting
         if pause.was_running != plan.was_running:
+            await self._begun
             self.plan = replace(plan, was_running=pause.was_running)
-            await self._notes.begun(self.plan)
+            self._begun = self._notes.begun(self.plan)
 
     async def _perform(self) -> None:
         """Put RAM back and let QEMU load; where that fails, decide whether the VM may continue.
@@ -132,7 +137,7 @@ class _Reverting:
                 self._there = frozenset()
                 await reset_for_load(vm.session.execute, no_reboot=self._facts.host.no_reboot)
                 if ram is not None:
-                    await in_thread(ram.look)  # the reset has written into RAM
+                    await self._with_ram(ram, ram.look)  # the reset has written into RAM
             if ram is None:
                 await self._load_state()
             else:
@@ -146,19 +151,16 @@ class _Reverting:
             # Another monitor continued the VM, QEMU did so too after the load, and the guest writes already.
             if vm.paged is not None and ram is not None:
                 vm.paged.settle(None)
-            await self._notes.reverted(self.plan, Outcome(well=True), stands=False)
-            return
-        settled = Outcome(well=ram is None)
-        try:
-            settling = [in_thread(settled.of, ram.settle, await generation_id(vm))] if ram is not None else []
-            # The one that waits begins first.  Where both fail, RAM that is not settled is the worse.
-            noting = asyncio.create_task(self._notes.reverted(self.plan, settled))
-            await all_ended(*settling, noting)
-        except (QEMUFailed, PageStoreError) as error:
-            found = await asyncio.to_thread(states, self.plan)
-            await self._break(found, str(error), error)
-        finally:
-            settled.give_up()
+            await self._notes.reverted(self.plan, stands=False)
+        else:
+            reverted = self._notes.reverted(self.plan)
+            try:
+                # Where both fail, RAM that is not settled is the worse.
+                await begun_ended(self._settle(ram), reverted)
+            except (QEMUFailed, PageStoreError) as error:
+                found = await asyncio.to_thread(states, self.plan)
+                await self._break(found, str(error), error)
+        self._notes.loaded(self.plan)
 
     async def _begin(self, ram: Putting | None) -> bool:
         """Find out how things are, and once it is noted that they are touched, write RAM.
@@ -166,54 +168,50 @@ class _Reverting:
         :return: whether RAM was written; not where QEMU has to do something before.
         :raises NotReady: where the snapshot's pages are damaged.
         :raises CatalogError: where it cannot be noted.
+        :raises QEMUFailed: where QEMU would not leave RAM out of what it loads.
         :raises PageStoreError: where RAM cannot be written.
         """
-        write_to = ram if not self._facts.reset_before_load else None
+        vm, plan = self._vm, self.plan
+        noting = [self._begun]
+        if ram is not None:
+            noting += [self._notes.writing(plan), self._pause.ignores_shared()]
+        looking = vm.disk(images.disks_at, plan.files, plan.tag)
         try:
-            found, written = await all_ended(self._look_at_disks(), in_thread(self._look_at_ram, write_to))
+            await begun_ended(self._look(ram), *noting, looking)
         except PageStoreError as error:
             self._pause.stay = False
             refuse_damaged(self._found.snapshot, error)
         except (CatalogError, QEMUFailed):
             self._pause.stay = False
             raise
+        found = looking.result()
         self._there = frozenset(device for device, at in found.items() if at)
         # The journal keeps what was seen before: a later supervisor that takes a device for reverted which was at the
         # snapshot anyway loads once more, and that is right too.
-        self.plan = replace(self.plan, same=standing(found))
-        if isinstance(written, PageStoreError):
-            raise written
-        return bool(written)
-
-    async def _look_at_disks(self) -> dict[str, bool | None]:
-        """Note that RAM is written from now on, and return which disks are at the snapshot already.
-
-        :raises QEMUFailed: where QEMU would not leave it out of what it loads.
-        """
-        if self._ram is not None:
-            try:
-                await self._pause.ignores_shared()
-                await self._notes.writing(self.plan)
-            finally:
-                self._notes.give_up()
-        return await self._vm.disk(images.disks_at, self.plan.files, self.plan.tag)
-
-    def _look_at_ram(self, write_to: Putting | None) -> bool | PageStoreError:
-        """Look at RAM now that nothing writes to it, and once it is noted write it.
-
-        :param write_to: where RAM is written at once.
-        :return: whether RAM was written, or what failed in that.
-        """
-        if self._ram is not None:
-            self._ram.look()
-        if write_to is None or not self._notes.may_write() or self._pause.continued():
+        self.plan = replace(plan, same=standing(found))
+        if ram is None or self._facts.reset_before_load or self._pause.continued():
             return False
-        try:
-            with page_store_errors():
-                write_to.write()
-        except PageStoreError as error:
-            return error
+        await self._with_ram(ram, ram.write)
         return True
+
+    async def _look(self, ram: Putting | None) -> None:
+        if ram is not None:
+            await self._with_ram(ram, ram.look)
+
+    async def _settle(self, ram: Putting | None) -> None:
+        if ram is not None:
+            await self._with_ram(ram, ram.settle, await generation_id(self._vm))
+
+    async def _with_ram(self, ram: Putting, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do what reads or writes RAM.
+
+        To hand it to a thread and back costs 0.5 to 0.8 ms.  So what is short is done here, where nobody else can
+        continue the VM: the event loop has nothing to do but to wait for it.
+        """
+        if not (self._vm.sole and ram.is_short):
+            return await in_thread(work, *args, **kwargs)
+        with page_store_errors():
+            return work(*args, **kwargs)
 
     async def _load_pages(self, ram: Putting, *, written: bool) -> None:
         """Write RAM and let QEMU load; once more where another monitor continued the VM, as the guest then wrote too.
@@ -225,7 +223,7 @@ class _Reverting:
         for _ in range(UNDISTURBED_TRIES):
             # RAM first: while it loads, QEMU reads what a device has in RAM (virtio's rings).
             if not written:
-                await in_thread(ram.write)
+                await self._with_ram(ram, ram.write)
             written = False
             trace.point("load.ram")
             if not pause.continued():
@@ -242,7 +240,7 @@ class _Reverting:
             await vm.session.execute("stop")
             pause.resumed_before = vm.resumed
             self._there = frozenset()
-            await in_thread(ram.look)
+            await self._with_ram(ram, ram.look)
         raise QEMUFailed(
             "Another monitor of this QEMU continued the VM again and again while it was being loaded.",
             "Do not use `cont` in another monitor meanwhile.",

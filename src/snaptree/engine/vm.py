@@ -108,9 +108,9 @@ class VM:
         self._facts = KnownFacts(session, process)
         self._disk = DiskThread()
 
-    async def disk(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run ``work``, which may block on the disk, outside the event loop."""
-        return await self._disk.run(work, *args, **kwargs)
+    def disk(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
+        """Begin ``work``, which may block on the disk, outside the event loop; its end is to be awaited."""
+        return self._disk.run(work, *args, **kwargs)
 
     def disk_soon(self, what: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> None:
         """Let ``work`` be done in the thread of :meth:`disk`, as :meth:`.diskthread.DiskThread.soon`."""

@@ -6,6 +6,7 @@
       emulators.json      what QEMU programs have said about themselves; a cache
       vms/VM/
         catalog.sqlite    the catalog (SQLite, with -wal and -shm beside it while the VM is supervised)
+        loaded            the job of the last load whose RAM was put back, for the journal
         lineage           what the images cannot hold, append-only text
         pages/            the page store: RAM of the snapshots that are taken the pages way
         forks/            a file for each fork that stands on a snapshot of this VM

@@ -14,3 +14,18 @@ async def all_ended(*works: Awaitable[Any]) -> list[Any]:
         if isinstance(end, BaseException):
             raise end
     return ends
+
+
+async def begun_ended(first: Awaitable[Any], *begun: Awaitable[Any]) -> None:
+    """Do the first, then wait for what has begun already; as :func:`all_ended`, without a task for each.
+
+    What is there already costs no turn of the event loop.
+    """
+    failed: BaseException | None = None
+    for work in (first, *begun):
+        try:
+            await work
+        except BaseException as error:
+            failed = failed or error
+    if failed is not None:
+        raise failed
