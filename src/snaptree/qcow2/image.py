@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -44,11 +42,12 @@ class Image:
     Every method raises ImageError, with the path in its message, where the image cannot be read.
     """
 
-    __slots__ = ("_fd", "_header", "path")
+    __slots__ = ("_fd", "_header", "_opened_now", "path")
 
     def __init__(self, fd: int, path: str) -> None:
         self._fd = fd
         self._header: tuple[bytes, Header] | None = None  # as one: another thread may take it over
+        self._opened_now = False  # the header was read by open, and by nothing since
         self.path = path
 
     @classmethod
@@ -75,6 +74,7 @@ class Image:
             if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
                 raise ImageError(f"{printable(name, 400)} is no image: it is no regular file and no block device.")
             image.read_header()
+            image._opened_now = True
         except BaseException:
             image.close()
             raise
@@ -136,9 +136,12 @@ class Image:
         problem: ImageError = ImageChanging("Its snapshot table changes all the time.", "Try again.")
         with self._named():
             for _ in range(_ATTEMPTS):
-                header = self.read_header()
+                header = self.header if self._opened_now else self.read_header()
+                self._opened_now = False
                 try:
                     read = self._snapshot_table(header, known)
+                    if read is known:
+                        return read  # no torn reading looks like what was a whole table once
                 except DamagedImage as error:
                     # A torn reading looks like damage; damage is there the second time too.
                     if isinstance(problem, DamagedImage):
@@ -159,7 +162,7 @@ class Image:
         """
         with self._named():
             for _ in range(_ATTEMPTS):
-                header = self.read_header()
+                header = self.header  # it may be old: what matters is that it is the same afterwards
                 data = self._read_whole(header.l1_offset, header.l1_entries * 8, "active L1 table")
                 if self._tables(self.read_header()) == self._tables(header):
                     return parse_l1(data)
@@ -281,19 +284,33 @@ class Image:
             raise DamagedImage(f"The image ends inside the {what} at byte {offset}.")
         return data
 
-    @contextmanager
-    def _named(self, snapshot: ImageSnapshot | None = None) -> Iterator[None]:
+    def _named(self, snapshot: ImageSnapshot | None = None) -> _Named:
         """Put the image's path, and the snapshot's tag, into what is raised inside, once, and make it an ImageError."""
-        try:
-            yield
-        except ImageError as error:
-            if not error.message.startswith(printable(self.path, 400)):
-                error.message = f"{self._place(snapshot)}: {error.message}"
-                error.args = (error.message,)
-            raise
-        except OSError as error:
-            raise ImageError(f"{self._place(snapshot)}: The image cannot be read: {error.strerror}.") from error
+        return _Named(self.path, snapshot)
 
-    def _place(self, snapshot: ImageSnapshot | None) -> str:
-        path = printable(self.path, 400)
-        return path if snapshot is None else f"{path}, snapshot {printable(snapshot.tag, 255)}"
+
+class _Named:
+    """See :meth:`Image._named`; a class of its own, as a generator takes 2 µs more, many times in a pause."""
+
+    __slots__ = ("_path", "_snapshot")
+
+    def __init__(self, path: str, snapshot: ImageSnapshot | None) -> None:
+        self._path = path
+        self._snapshot = snapshot
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, ImageError):
+            if not error.message.startswith(printable(self._path, 400)):
+                error.message = f"{self._place()}: {error.message}"
+                error.args = (error.message,)
+        elif isinstance(error, OSError):
+            raise ImageError(f"{self._place()}: The image cannot be read: {error.strerror}.") from error
+
+    def _place(self) -> str:
+        path = printable(self._path, 400)
+        return path if self._snapshot is None else f"{path}, snapshot {printable(self._snapshot.tag, 255)}"
