@@ -109,7 +109,7 @@ class Putting:
         :param guid: the VM generation id of this QEMU, which it writes into RAM at each load; the page keeps it.
         """
         paged = self._paged
-        touched = paged.take(beside_qemu=True) if paged.tracker.exact else self._everything()
+        touched = paged.take() if paged.tracker.exact else self._everything()
         left = self._restore(touched, guid)
         paged.settle(self._id)
         paged.add_pending(left)
