@@ -58,7 +58,7 @@ class Catalog:
         self._path = path
         self._db = db
         self.may_have_journal = True
-        self._mark = Mark(path.with_name("loaded"))
+        self._mark = Mark(path.with_name("step"))
 
     @classmethod
     def open(cls, path: Path, *, create: bool = False, durable: bool = True) -> Catalog:
@@ -155,9 +155,8 @@ class Catalog:
                 journal = Journal(operation, started_ns, client, json.loads(plan), step)
             except ValueError as error:
                 raise self._no_row(error) from error
-            if step == "reverted" and self._mark.read() == journal.plan.get("job_id", ""):
-                return replace(journal, step="loaded")
-            return journal
+            marked, _, job_id = self._mark.read().partition(" ")
+            return replace(journal, step=marked) if job_id and job_id == journal.plan.get("job_id") else journal
         self.may_have_journal = False
         return None
 
@@ -195,21 +194,22 @@ class Catalog:
             db.execute("UPDATE journal SET step = ?, plan = ?", (step, json.dumps(dict(plan))))
 
     def open_mark(self) -> None:
-        """Prepare :meth:`mark_loaded`; again does nothing."""
+        """Prepare :meth:`mark`; again does nothing."""
         try:
             self._mark.open()
         except OSError as error:
             raise self._unmarked(error) from error
 
-    def mark_loaded(self, job_id: str) -> None:
-        """Note that the load under way, whose step is ``reverted``, is ``loaded``; not durably.
+    def mark(self, step: str, job_id: str, *, durable: bool) -> None:
+        """Note how far the operation under way has come, as :meth:`set_step`, where its plan stays as it is.
 
-        In microseconds, and in any thread.  Prerequisite: :meth:`open_mark`.
+        It takes microseconds, or 0.3 ms where ``durable``, and may be called in any thread.  Prerequisite:
+        :meth:`open_mark`.
 
-        :param job_id: of its plan.
+        :param job_id: of its plan, and of no other.
         """
         try:
-            self._mark.write(job_id)
+            self._mark.write(f"{step} {job_id}", durable=durable)
         except OSError as error:
             raise self._unmarked(error) from error
 
@@ -295,7 +295,7 @@ class Catalog:
             raise self._no_row(error) from error
 
     def _unmarked(self, error: OSError) -> CatalogError:
-        file = self._path.with_name("loaded")
+        file = self._path.with_name("step")
         return CatalogError(f"The file {file} cannot be written: {error.strerror or error}.", MUST_BE_WRITABLE)
 
     def _no_row(self, error: Exception) -> CatalogDamaged:

@@ -56,9 +56,9 @@ class Journal:
 
     :param operation: create, load, delete, repair, adopt, offline-create, offline-load.
     :param step: ``planned``: not durable yet; ``begun``; ``writing``: RAM is being written, in the QEMU that runs;
-        ``reverted``, and ``loaded`` where RAM and disks were looked at after it (:meth:`.catalog.Catalog.mark_loaded`):
-        QEMU has loaded, and whatever the disks say later, the load only ends; or ``reverting``: an offline load has
-        begun to change images, and only goes on.
+        ``reverted``, and ``loaded`` where RAM and disks were looked at after it: QEMU has loaded, and whatever the
+        disks say later, the load only ends; or ``reverting``: an offline load has begun to change images, and only
+        goes on.
     :param plan: what is needed to finish or undo it.
     """
 

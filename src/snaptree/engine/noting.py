@@ -69,7 +69,7 @@ class Notes:
         :raises CatalogError: where it cannot be noted.
         """
         trace.point("load.loaded")
-        self._vm.catalog.mark_loaded(plan.job_id)
+        self._vm.catalog.mark("loaded", plan.job_id, durable=False)
 
     def in_lineage(self, plan: Plan) -> Awaitable[None]:
         """Note durably in the lineage that it was loaded, where the note that it is reverted went well.
@@ -89,7 +89,7 @@ class Notes:
             self._vm.catalog.set_step("writing", plan.to_json(), durable=False)
 
     def _reverted(self, plan: Plan, *, stands: bool) -> None:
-        self._vm.catalog.set_step("reverted", plan.to_json())
+        self._vm.catalog.mark("reverted", plan.job_id, durable=True)
         if stands:
             verify(plan)
         self._surely_reverted = True

@@ -101,6 +101,10 @@ class PagedRAM:
         self.add_pending(taken)
         return taken
 
+    def is_untouched(self) -> bool:
+        """Say whether surely nothing was written, and no page given back, since the last arm or take."""
+        return not self.holes and self.tracker.is_untouched()
+
     def gather(self, pages: Pages, out: Bytes) -> None:
         """Copy pages as they are in RAM; where a page may be a hole it is not read, which would give it memory."""
         there = np.isin(pages, self.populated(), assume_unique=True) if self.holes else None

@@ -109,8 +109,9 @@ class Putting:
         :param guid: the VM generation id of this QEMU, which it writes into RAM at each load; the page keeps it.
         """
         paged = self._paged
-        touched = paged.take() if paged.tracker.exact else self._everything()
-        left = self._restore(touched, guid)
+        left = NONE
+        if not paged.is_untouched():  # as it mostly is: then nobody has to wait for a look at all of RAM
+            left = self._restore(paged.take() if paged.tracker.exact else self._everything(), guid)
         paged.settle(self._id)
         paged.add_pending(left)
         self._kept_pages = None

@@ -18,6 +18,7 @@ import numpy as np
 
 from . import userfault
 from .blank import Blank
+from .faults import Faults
 from .pagemap import Pagemap
 from .ptrace import TracingRefused
 from .ram import GuestRAM, RAMRegion
@@ -63,6 +64,12 @@ class Tracker(Protocol):
         :param beside_qemu: QEMU is at work meanwhile, and needs a core.
         """
 
+    def is_untouched(self) -> bool:
+        """Say whether surely nothing was written since the last arm or take, in microseconds.
+
+        Pages that lost their memory do not count.
+        """
+
     def peek(self, enough: int) -> Pages:
         """Return pages written so far, and go on; no more than ``enough``.  The VM may run."""
 
@@ -80,6 +87,8 @@ class UserfaultTracker:
         self.why = why
         self._ram = ram
         self._pagemap = pagemap
+        self._faults = Faults(pagemap.pid)
+        self._faults_before = -1  # counted before the last arm or take; what faulted meanwhile counts twice
         self._holes = Holes(ram, self._populated)
         self._blanks = [Blank(access, region.pages) for access, region in zip(ram.accesses, ram.regions, strict=True)]
 
@@ -89,6 +98,7 @@ class UserfaultTracker:
 
     def arm(self, *, holes: bool = False) -> None:
         """Forget everything written so far."""
+        self._faults_before = self._faults.count()
         self._scan(arm=True)
         self._holes.note(holes)
 
@@ -100,15 +110,21 @@ class UserfaultTracker:
 
     def take(self, *, holes: bool = False, beside_qemu: bool = False) -> Pages:
         """Return the pages written since the last arm or take, and begin anew."""
+        self._faults_before = self._faults.count()
         return self._holes.join(self._scan(arm=True, spare=int(beside_qemu)), holes)
+
+    def is_untouched(self) -> bool:
+        """Say whether QEMU has had no page fault since."""
+        return self._faults.count() == self._faults_before
 
     def peek(self, enough: int) -> Pages:
         """Return pages written so far."""
         return self._scan(arm=False, enough=enough)
 
     def close(self) -> None:
-        """Close the pagemap."""
+        """Close what was opened of the process."""
         self._pagemap.close()
+        self._faults.close()
 
     def _scan(self, *, arm: bool, enough: int = 0, spare: int = 0) -> Pages:
         found = []
@@ -174,6 +190,10 @@ class CompareTracker:
     def take(self, *, holes: bool = False, beside_qemu: bool = False) -> Pages:
         """Return all pages that have memory."""
         return self._holes.join(to_pages(self._ram.populated()), holes)
+
+    def is_untouched(self) -> bool:
+        """Never: nothing tells."""
+        return False
 
     def peek(self, enough: int) -> Pages:
         """Return the first ``enough`` pages that have memory."""

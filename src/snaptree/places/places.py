@@ -6,8 +6,8 @@
       emulators.json      what QEMU programs have said about themselves; a cache
       vms/VM/
         catalog.sqlite    the catalog (SQLite, with -wal and -shm beside it while the VM is supervised)
-        loaded            the job of the last load whose RAM was put back, for the journal
         lineage           what the images cannot hold, append-only text
+        step              how far the last load has come, where the catalog does not say it yet
         pages/            the page store: RAM of the snapshots that are taken the pages way
         forks/            a file for each fork that stands on a snapshot of this VM
         disks/            of a fork: its images, overlays on its source's
