@@ -125,6 +125,29 @@ def punch(pid: int) -> int:
     return sum(one != other for one, other in zip(before, after, strict=True))
 
 
+def test_what_qemu_writes_into_ram_at_a_load_is_put_back(vm_factory: VMFactory) -> None:
+    address, data = 32 << 20, 0x0123456789ABCDEF
+    vm = vm_factory()
+    # At every reset, and a load is one, the device writes it there again.
+    vm.run("-device", f"loader,addr={address:#x},data={data:#x},data-len=8")
+    vm.wait_states(1)
+    with vm.qmp() as client:
+        client.execute("stop")
+        pid = client.execute("query-vm")["qemu_pid"]
+        fd = os.open(ram.files(pid)[BLOCK], os.O_RDWR)
+        try:
+            assert os.pread(fd, 8, address) == data.to_bytes(8, "little")
+            os.pwrite(fd, bytes(8), address)
+        finally:
+            os.close(fd)
+        for name in "ab":
+            client.execute("snapshot-create", {"name": name})
+        before = ram.digests(pid)
+        for name in "abba":
+            client.execute("snapshot-load", {"name": name, "keep": False})
+            assert ram.differing(before, ram.digests(pid)) == []
+
+
 def test_the_capability_is_on_in_our_jobs_only_and_off_after_a_supervisor_died_in_one(vm_factory: VMFactory) -> None:
     vm = vm_factory()
     vm.env["SNAPTREE_TRACE"] = "create.saved=kill"
