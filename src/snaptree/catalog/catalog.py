@@ -152,10 +152,13 @@ class Catalog:
             "SELECT operation, started_ns, client, step, plan FROM journal"
         ):
             try:
-                journal = Journal(operation, started_ns, client, json.loads(plan), step)
-            except ValueError as error:
+                journal = Journal(operation, started_ns, client, dict(json.loads(plan)), step)
+            except (TypeError, ValueError) as error:
                 raise self._no_row(error) from error
-            marked, _, job_id = self._mark.read().partition(" ")
+            try:
+                marked, _, job_id = self._mark.read().partition(" ")
+            except OSError as error:
+                raise self._unmarked(error) from error
             return replace(journal, step=marked) if job_id and job_id == journal.plan.get("job_id") else journal
         self.may_have_journal = False
         return None
@@ -296,7 +299,7 @@ class Catalog:
 
     def _unmarked(self, error: OSError) -> CatalogError:
         file = self._path.with_name("step")
-        return CatalogError(f"The file {file} cannot be written: {error.strerror or error}.", MUST_BE_WRITABLE)
+        return CatalogError(f"The file {file} cannot be used: {error.strerror or error}.", MUST_BE_WRITABLE)
 
     def _no_row(self, error: Exception) -> CatalogDamaged:
         return CatalogDamaged(f"The catalog {self._path} holds what is no row of it: {error}.", repair_it(self._path))

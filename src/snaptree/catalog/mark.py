@@ -6,6 +6,7 @@ that must, as its log grows by each.  Here it is 0.01 and 0.3 ms.
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -33,10 +34,11 @@ class Mark:
         if self._fd < 0:
             fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
-                if os.fstat(fd).st_size < SIZE:
-                    os.pwrite(fd, bytes(SIZE), 0)  # so that it has its room before it is needed
-                    os.fsync(fd)
-                    sync_directory(self._path.parent)
+                size = os.fstat(fd).st_size
+                if size < SIZE:
+                    _write(fd, bytes(SIZE - size), size)  # so that it has its room before it is needed
+                os.fsync(fd)
+                sync_directory(self._path.parent)
             except BaseException:
                 os.close(fd)
                 raise
@@ -49,17 +51,21 @@ class Mark:
         :raises OSError: where that fails; then it may hold either.
         """
         data = line.encode("ascii").ljust(SIZE, b"\0")
-        if len(data) > SIZE or os.pwrite(self._fd, data, 0) != SIZE:
-            raise OSError(0, "not all of it was written", str(self._path))
+        if len(data) > SIZE:
+            raise ValueError(f"a line of {len(data)} bytes")
+        _write(self._fd, data, 0)
         if durable:
             os.fdatasync(self._fd)
 
     def read(self) -> str:
-        """Return the line; empty where there is none, or none that can be read."""
+        """Return the line; empty where there is no file, or what is in it is none.
+
+        :raises OSError: where it cannot be read.
+        """
         try:
             data = os.pread(self._fd, SIZE, 0) if self._fd >= 0 else self._path.read_bytes()[:SIZE]
             return data.rstrip(b"\0").decode("ascii")
-        except (OSError, UnicodeDecodeError):
+        except (FileNotFoundError, UnicodeDecodeError):
             return ""
 
     def close(self) -> None:
@@ -67,3 +73,8 @@ class Mark:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _write(fd: int, data: bytes, offset: int) -> None:
+    if os.pwrite(fd, data, offset) != len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, fields
+from functools import lru_cache
 from typing import Any
 
 from ..model.snapshot import Device, Machine, Snapshot
 
 COLUMNS = tuple(field.name for field in fields(Snapshot))
+_KNOWN_ROWS = 1024
+"""So many rows are not parsed again: each operation reads the same few, several times."""
 
 
 def to_row(snapshot: Snapshot) -> tuple[object, ...]:
@@ -20,6 +23,7 @@ def to_row(snapshot: Snapshot) -> tuple[object, ...]:
     return tuple(record[column] for column in COLUMNS)
 
 
+@lru_cache(maxsize=_KNOWN_ROWS)
 def from_row(row: tuple[Any, ...]) -> Snapshot:
     """Return the snapshot of a row of :data:`COLUMNS`."""
     record = dict(zip(COLUMNS, row, strict=True))

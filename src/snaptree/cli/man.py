@@ -20,6 +20,7 @@ ENVIRONMENT = {
 
 FILES = {
     "vms/VM/catalog.sqlite": "The catalog of a VM: snapshots, the current one, history.",
+    "vms/VM/step": "How far the last load has come, for the next supervisor if this one ends in it.",
     "vms/VM/lineage": "What disk images cannot hold of it, as text: names, parents, descriptions as they changed.",
     "vms/VM/command.json": "QEMU's command line, its working directory, and the disks.",
     "emulators.json": "What QEMU programs have said about themselves; it may be removed.",

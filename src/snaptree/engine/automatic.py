@@ -54,7 +54,7 @@ def before_broken(current: Current, snapshot: Snapshot | None) -> Before:
 def automatic_name(now_ns: int, taken: Collection[str]) -> str:
     """Return a name that says what the snapshot is, and that no other has.
 
-    The numbers of one second rise, so that nobody finds a later one under the name of one that is gone.
+    Of one second it has the highest number: the oldest go first, and nobody finds a later one under their names.
 
     :param now_ns: UTC, nanoseconds since the epoch.
     :param taken: the names that there are.
@@ -63,7 +63,10 @@ def automatic_name(now_ns: int, taken: Collection[str]) -> str:
     numbers = [int(other[len(name) + 1 :]) for other in taken if re.fullmatch(rf"{name}-[0-9]{{1,9}}", other)]
     if name in taken:
         numbers.append(1)
-    return f"{name}-{max(numbers) + 1}" if numbers else name
+    number = max(numbers, default=0) + 1
+    while (candidate := f"{name}-{number}" if number > 1 else name) in taken:
+        number += 1
+    return candidate
 
 
 def outdated(snapshots: Iterable[Snapshot], protected: Collection[str]) -> list[Snapshot]:

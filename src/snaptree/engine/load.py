@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from ..catalog.history import Journal
 from ..model.errors import QEMUFailed, QEMUGone, SnaptreeError
@@ -22,6 +23,8 @@ from .present import keep_before, look_here, prune, surely_discarding
 from .revert import revert
 from .stopwatch import Stopwatch
 from .vm import VM
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -91,9 +94,7 @@ async def load_found(
     if keep is False and vm.run_state == "running" and not vm.broken:
         async with vm.exclusive():
             clock = Stopwatch()
-            planning = vm.disk(_plan_discarding, vm, find, allow_resize, client)
-            _flush_soon(vm)
-            begun = await planning
+            begun = await _while_flushing(vm, vm.disk(_plan_discarding, vm, find, allow_resize, client))
             if begun is not None:
                 return await _carry_out(vm, begun, client=client, clock=clock)
     snapshot, here = await vm.disk(lambda: (find(), look_here(vm)))
@@ -103,8 +104,7 @@ async def load_found(
     trace.point("load.kept")
     async with vm.exclusive():
         clock = Stopwatch()
-        _flush_soon(vm)
-        begun = await _plan(vm, snapshot, before, allow_resize=allow_resize, client=client)
+        begun = await _while_flushing(vm, _plan(vm, snapshot, before, allow_resize=allow_resize, client=client))
         loaded = await _carry_out(vm, begun, client=client, clock=clock)
     if before.kept is not None:
         await prune(vm, client=client, but=snapshot.id)
@@ -160,9 +160,13 @@ async def _plan(vm: VM, snapshot: Snapshot, before: Before, *, allow_resize: boo
     return await vm.disk(_begin, vm, await ready(vm, snapshot, allow_resize=allow_resize), before, client)
 
 
-def _flush_soon(vm: VM) -> None:
-    """Let the images be written back, so that QEMU finds little to flush in the pause; nobody waits for it."""
-    asyncio.get_running_loop().run_in_executor(None, images.flush, vm.files())
+async def _while_flushing(vm: VM, work: Awaitable[T]) -> T:
+    """Wait for ``work``; meanwhile the images are written back, so that QEMU finds little to flush in the pause."""
+    flushing = asyncio.get_running_loop().run_in_executor(None, images.flush, vm.files())
+    try:
+        return await work
+    finally:
+        await flushing
 
 
 async def _carry_out(vm: VM, begun: _Begun, *, client: str, clock: Stopwatch) -> Loaded:

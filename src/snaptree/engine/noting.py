@@ -54,6 +54,13 @@ class Notes:
         """
         return self._vm.disk(self._writing, plan)
 
+    def not_written(self, plan: Plan) -> None:
+        """Note that RAM was not written after all, where ``writing`` may have been noted; here, in microseconds.
+
+        :raises CatalogError: where it cannot be noted.
+        """
+        self._vm.catalog.mark(self._first, plan.job_id, durable=False)
+
     def reverted(self, plan: Plan, *, stands: bool = True) -> Awaitable[None]:
         """Note durably that QEMU has loaded, and make sure that the disks are reverted.
 
@@ -79,9 +86,10 @@ class Notes:
         return self._vm.disk(self._in_lineage, plan)
 
     def _begun(self, plan: Plan) -> None:
+        self._surely_begun = False
+        self._vm.catalog.open_mark()
         self._vm.catalog.set_step(self._first, plan.to_json())
         trace.point("load.begun")
-        self._vm.catalog.open_mark()
         self._surely_begun = True
 
     def _writing(self, plan: Plan) -> None:

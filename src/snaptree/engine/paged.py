@@ -1,6 +1,7 @@
 """The RAM of a running VM whose snapshots are kept in pages: what has been written since which of them.  Not for: QEMU.
 
-Everything here blocks and belongs to the one operation that holds the VM's lock; none of it runs in the event loop.
+Everything here blocks and belongs to the one operation that holds the VM's lock; none of it that takes long runs in the
+event loop.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from ..memory.pages import Bytes, Pages, RAMBlock
 from ..memory.ram import GuestRAM, new_content
 from ..memory.ranges import to_pages
 from ..memory.store import PageStore
-from ..memory.tracker import Tracker
+from ..memory.tracker import MANY, Tracker
 
 CHUNK_PAGES = 1024
 """So many pages are moved at a time: 4 MiB, less than a millisecond in which the event loop may have to wait."""
@@ -30,6 +31,7 @@ class PagedRAM:
     :ivar layout: its blocks.
     :ivar base: a snapshot in the store; ``None`` where there is none that RAM can be told to be like.
     :ivar holes: the VM has a device by which the guest gives RAM back (a balloon): pages become zero without a mark.
+    :ivar others_fault: others than QEMU's threads bring pages of RAM in (KVM), so that its faults do not tell.
     :ivar has_run: the guest may have run in this QEMU; until then no pause has to be short.
     :ivar staging: room for the content of pages in a pause, once :meth:`reserve` was called.
     :ivar kept: likewise, for what was in pages that are overwritten, to be put back where QEMU then changes nothing.
@@ -42,6 +44,7 @@ class PagedRAM:
         self.layout = tuple(RAMBlock(region.block, region.size) for region in ram.regions)
         self.base: str | None = None
         self.holes = False
+        self.others_fault = True
         self.has_run = True
         self.staging: Bytes = new_content(0)
         self.kept: Bytes = new_content(0)
@@ -68,7 +71,7 @@ class PagedRAM:
             self._pending = np.union1d(self._pending, pages)
 
     def settle(self, id: str | None) -> None:
-        """Say that RAM was exactly the snapshot ``id`` when the tracker was last armed."""
+        """Say that RAM is exactly the snapshot ``id``, but for pages that are marked."""
         self.base = id
         self._pending = NONE
 
@@ -101,9 +104,9 @@ class PagedRAM:
         self.add_pending(taken)
         return taken
 
-    def is_untouched(self) -> bool:
-        """Say whether surely nothing was written, and no page given back, since the last arm or take."""
-        return not self.holes and self.tracker.is_untouched()
+    def written_at_most(self) -> int:
+        """Return how many pages may have been written since the last arm or take; 0: surely none, nor given back."""
+        return MANY if self.holes or self.others_fault else self.tracker.written_at_most()
 
     def gather(self, pages: Pages, out: Bytes) -> None:
         """Copy pages as they are in RAM; where a page may be a hole it is not read, which would give it memory."""

@@ -20,7 +20,7 @@ from .paged import CHUNK_PAGES, NONE, PagedRAM, without
 SHORT_PAGES = 4096
 """So many pages at most, 16 MiB, are written in a few milliseconds."""
 SHORT_RAM_PAGES = 1 << 22
-"""So many pages of RAM at most, 16 GiB, are looked at in a few milliseconds."""
+"""So many pages of RAM at most, 16 GiB, are looked at in a few milliseconds, where few were written."""
 
 
 class Putting:
@@ -45,10 +45,11 @@ class Putting:
 
     @property
     def is_short(self) -> bool:
-        """Whether what comes next takes a few milliseconds: the tracker tells what was written, and little differs."""
+        """Whether what comes next takes a few milliseconds: little differs, and little was written since."""
         paged = self._paged
-        known = paged.base is not None and paged.tracker.exact
-        return known and len(self._need) <= SHORT_PAGES and paged.ram.pages <= SHORT_RAM_PAGES
+        if paged.base is None or paged.ram.pages > SHORT_RAM_PAGES:
+            return False
+        return len(self._need) + paged.tracker.written_at_most() <= SHORT_PAGES
 
     def prepare(self) -> None:
         """Read and check what will be written, as far as that is known while the VM runs.
@@ -94,12 +95,14 @@ class Putting:
             everything = self._everything()
             paged.tracker.expect(everything)
             self._restore(everything)
+            paged.tracker.wrote(everything)
             return
         at = 0
         for pages in self._staged:
             paged.ram.scatter(pages, paged.staging[at : at + len(pages)])
             at += len(pages)
         self._restore(self._rest)
+        paged.tracker.wrote(self._need)
 
     def settle(self, guid: str = "") -> None:
         """Put back what QEMU wrote into RAM while loading (a reset copies ROMs there).  The VM stands still.
@@ -110,7 +113,7 @@ class Putting:
         """
         paged = self._paged
         left = NONE
-        if not paged.is_untouched():  # as it mostly is: then nobody has to wait for a look at all of RAM
+        if paged.written_at_most():  # mostly it is none: then nobody has to wait for a look at all of RAM
             left = self._restore(paged.take() if paged.tracker.exact else self._everything(), guid)
         paged.settle(self._id)
         paged.add_pending(left)

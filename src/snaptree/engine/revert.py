@@ -6,6 +6,7 @@ Whatever fails, it is found out how far QEMU came: the VM is as it was, or marke
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn, ParamSpec, TypeVar
@@ -60,7 +61,8 @@ async def revert(vm: VM, plan: Plan, found: Ready, *, client: str, clock: Stopwa
 class _Reverting:
     """One load in its pause.
 
-    Steps that follow each other are done in one thread where they can be: to hand over costs 0.2 to 0.5 ms.
+    Steps that follow each other are done in one thread where they can be, this one too: to hand over costs 0.2 to 0.5
+    ms.
 
     :ivar plan: with what was at the snapshot already when the VM stood still.
     :ivar stuck: why the VM, which had run, could not continue afterwards; empty where all is well.
@@ -178,11 +180,14 @@ class _Reverting:
         looking = vm.disk(images.disks_at, plan.files, plan.tag)
         try:
             await begun_ended(self._look(ram), *noting, looking)
-        except PageStoreError as error:
+        except (CatalogError, PageStoreError, QEMUFailed) as error:
             self._pause.stay = False
-            refuse_damaged(self._found.snapshot, error)
-        except (CatalogError, QEMUFailed):
-            self._pause.stay = False
+            if ram is not None:
+                # Where the end of this load can't be noted, the next operation must not take it for one to go on with.
+                with contextlib.suppress(CatalogError):
+                    self._notes.not_written(plan)
+            if isinstance(error, PageStoreError):
+                refuse_damaged(self._found.snapshot, error)
             raise
         found = looking.result()
         self._there = frozenset(device for device, at in found.items() if at)

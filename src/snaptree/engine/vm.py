@@ -150,6 +150,7 @@ class VM:
             self.run_state = facts.run_state
         if self.paged is not None:
             self.paged.holes = bool(facts.punching)
+            self.paged.others_fault = facts.static.kvm
         self.has_generation_id = any(device.endswith("vmgenid") for device in facts.machine.devices)
         self.counts_instructions = facts.host.icount or facts.host.pid == 0
         self.attached = {d.device: Device(d.device, d.node, d.file, d.size) for d in facts.devices}

@@ -2,9 +2,13 @@
 
 A page whose write is to be noted is mapped so that it cannot be written: the first write faults, whoever makes it on
 behalf of the process (its threads, also inside of system calls; reads with O_DIRECT, which fault when they begin).
-The kernel counts the fault for that thread (``mm_account_fault`` in mm/memory.c, since Linux 5.9), and io_uring's and,
-since 6.4, vhost's workers are threads of the process too.  So where nothing was counted nothing was written; where
-something was, it may have been for anything.
+The kernel counts the fault for that thread (``mm_account_fault`` in mm/memory.c, since Linux 5.9), and io_uring's
+workers are threads of the process too.  So where nothing was counted nothing was written; where something was, it may
+have been for anything.
+
+Not counted, and the page can be written without a fault afterwards: what another process writes through its address
+space (process_vm_writev(2), /proc/PID/mem), and what KVM's kernel threads bring in for a guest that waits for a page
+(asynchronous page faults).  vhost's workers may be the kernel's, too; they stand still with the VM.
 """
 
 from __future__ import annotations

@@ -22,10 +22,15 @@ from .faults import Faults
 from .pagemap import Pagemap
 from .ptrace import TracingRefused
 from .ram import GuestRAM, RAMRegion
-from .ranges import Pages, Ranges, to_mask, to_pages
+from .ranges import Pages, Ranges, to_mask, to_pages, to_ranges
 from .userfault import UserfaultUnavailable
 
 Wanted = Literal["auto", "userfaultfd", "compare"]
+
+MANY = 1 << 60
+"""More pages than any RAM has."""
+_ARMED_SINGLY = 256
+"""So many runs of pages at most are armed one after the other, 10 µs each."""
 
 
 class Tracker(Protocol):
@@ -64,10 +69,16 @@ class Tracker(Protocol):
         :param beside_qemu: QEMU is at work meanwhile, and needs a core.
         """
 
-    def is_untouched(self) -> bool:
-        """Say whether surely nothing was written since the last arm or take, in microseconds.
+    def wrote(self, pages: Pages) -> None:
+        """Note that we have written to these pages ourselves, and QEMU to none of them since the last arm or take.
 
-        Pages that lost their memory do not count.
+        Only while the VM is stopped.  Else :meth:`written_at_most` would not count what QEMU writes to them.
+        """
+
+    def written_at_most(self) -> int:
+        """Return how many pages QEMU's threads can have written since the last arm or take, in microseconds.
+
+        Pages that lost their memory do not count.  What is not known is :data:`MANY`.
         """
 
     def peek(self, enough: int) -> Pages:
@@ -88,7 +99,8 @@ class UserfaultTracker:
         self._ram = ram
         self._pagemap = pagemap
         self._faults = Faults(pagemap.pid)
-        self._faults_before = -1  # counted before the last arm or take; what faulted meanwhile counts twice
+        # Counted before the last arm or take, so that what faulted in it counts; None where it does not tell.
+        self._faults_before: int | None = None
         self._holes = Holes(ram, self._populated)
         self._blanks = [Blank(access, region.pages) for access, region in zip(ram.accesses, ram.regions, strict=True)]
 
@@ -113,9 +125,20 @@ class UserfaultTracker:
         self._faults_before = self._faults.count()
         return self._holes.join(self._scan(arm=True, spare=int(beside_qemu)), holes)
 
-    def is_untouched(self) -> bool:
-        """Say whether QEMU has had no page fault since."""
-        return self._faults.count() == self._faults_before
+    def wrote(self, pages: Pages) -> None:
+        """Arm what our writing through QEMU's address space has opened: QEMU's own would not fault there any more."""
+        for access, region, first in zip(self._ram.accesses, self._ram.regions, self._ram.firsts, strict=True):
+            if access.marks_writes:
+                start, end = np.searchsorted(pages, [first, first + region.pages]).tolist()
+                ranges = to_ranges(pages[start:end] - first)
+                if len(ranges) > _ARMED_SINGLY:
+                    self._faults_before = None
+                elif len(ranges):
+                    self._pagemap.scan(region.address, ranges, arm=True, private=region.covered)
+
+    def written_at_most(self) -> int:
+        """Return how many page faults QEMU has had since."""
+        return MANY if self._faults_before is None else self._faults.count() - self._faults_before
 
     def peek(self, enough: int) -> Pages:
         """Return pages written so far."""
@@ -191,9 +214,12 @@ class CompareTracker:
         """Return all pages that have memory."""
         return self._holes.join(to_pages(self._ram.populated()), holes)
 
-    def is_untouched(self) -> bool:
-        """Never: nothing tells."""
-        return False
+    def wrote(self, pages: Pages) -> None:
+        """Do nothing: nothing is armed."""
+
+    def written_at_most(self) -> int:
+        """Return :data:`MANY`: nothing tells."""
+        return MANY
 
     def peek(self, enough: int) -> Pages:
         """Return the first ``enough`` pages that have memory."""
@@ -250,7 +276,12 @@ def choose(pid: int, ram: GuestRAM, wanted: Wanted = "auto") -> Tracker:
     if wanted == "compare":
         return CompareTracker(ram, "comparing was asked for")
     try:
-        return UserfaultTracker(ram, _watched(pid, ram), "the kernel notes what is written (userfaultfd)")
+        pagemap = _watched(pid, ram)
+        try:
+            return UserfaultTracker(ram, pagemap, "the kernel notes what is written (userfaultfd)")
+        except BaseException:
+            pagemap.close()
+            raise
     except (TracingRefused, UserfaultUnavailable) as error:
         if wanted == "userfaultfd":
             raise

@@ -21,11 +21,11 @@ async def begun_ended(first: Awaitable[Any], *begun: Awaitable[Any]) -> None:
 
     What is there already costs no turn of the event loop.
     """
-    failed: BaseException | None = None
+    failed: Exception | None = None
     for work in (first, *begun):
         try:
             await work
-        except BaseException as error:
+        except Exception as error:
             failed = failed or error
     if failed is not None:
         raise failed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 
@@ -253,3 +254,35 @@ def test_twenty_forks_leave_nothing_behind(vm_factory: VMFactory) -> None:
 
 def _wait_for_balloon(monitor: QMPClient, actual: int) -> None:
     wait_until(lambda: monitor.execute("query-balloon")["actual"] == actual, f"a VM of {actual} bytes")
+
+
+def test_what_qemu_writes_into_a_forks_ram_at_a_load_is_put_back_where_we_have_written_too(
+    vm_factory: VMFactory,
+) -> None:
+    address, data = 32 << 20, 0x0123456789ABCDEF
+    vm = vm_factory(pace_ms=10)
+    # At every reset, and a load is one, the device writes it there again.
+    source = Branch.run(vm, "-device", f"loader,addr={address:#x},data={data:#x},data-len=8")
+    source.create("base")
+    (fork,) = source.fork("base", "trial")
+    monitor = fork.monitor()
+    monitor.execute("stop")
+    running = json.loads((fork.home / "running.json").read_text())
+
+    def fill(content: bytes) -> None:
+        """Write as the guest would: into QEMU's address space."""
+        with open(f"/proc/{running['qemu_pid']}/mem", "r+b", buffering=0) as memory:
+            memory.seek(running["ram"]["pc.ram"] + address)
+            memory.write(content)
+
+    for name, content in (("zeros", bytes(8)), ("ones", b"\x11" * 8)):
+        fill(content)
+        monitor.execute("snapshot-create", {"name": name})
+        if name == "zeros":
+            taken = fork.digests()
+    for _ in range(3):
+        fill(b"\x22" * 8)
+        monitor.execute("snapshot-load", {"name": "zeros", "keep": False})
+        assert differing(taken, fork.digests()) == []
+    monitor.execute("cont")
+    fork.assert_ok()

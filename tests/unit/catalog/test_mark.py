@@ -38,7 +38,7 @@ def test_what_cannot_be_written_is_an_error(tmp_path: Path) -> None:
         mark.write("a", durable=False)
     mark.open()
     mark.write("a", durable=False)
-    with pytest.raises(OSError, match="not all of it"):
+    with pytest.raises(ValueError, match="65 bytes"):
         mark.write("x" * (SIZE + 1), durable=False)
     assert mark.read() == "a"
     mark.close()
@@ -84,6 +84,8 @@ def test_the_journal_is_at_the_step_that_was_marked_for_its_job_and_for_no_other
     (tmp_path / "step").write_bytes(b"loaded job-")  # as a torn one would be
     assert step() == "begun"
     catalog.mark("loaded", "job-1", durable=False)
+    catalog.mark("begun", "job-1", durable=False)
+    assert step() == "begun"
     catalog.set_step("writing", {"job_id": "job-2"})
     assert step() == "writing"  # it was begun anew
     catalog.close()
@@ -103,9 +105,12 @@ def test_an_operation_without_a_job_has_no_mark(tmp_path: Path) -> None:
 
 def test_a_mark_that_cannot_be_written_says_which_file_and_why(tmp_path: Path) -> None:
     catalog = Catalog.open(tmp_path / "catalog.sqlite", create=True)
-    with pytest.raises(CatalogError, match="/step cannot be written: Bad file descriptor"):
+    with pytest.raises(CatalogError, match="/step cannot be used: Bad file descriptor"):
         catalog.mark("loaded", "job-1", durable=False)
+    catalog.begin(Journal("load", 1, "me", {"job_id": "job-1"}, "begun"))
     os.mkdir(tmp_path / "step")
-    with pytest.raises(CatalogError, match="/step cannot be written: Is a directory"):
+    with pytest.raises(CatalogError, match="/step cannot be used: Is a directory"):
         catalog.open_mark()
+    with pytest.raises(CatalogError, match="/step cannot be used: Is a directory"):
+        catalog.journal()  # it may have gone further than that
     catalog.close()

@@ -26,9 +26,9 @@ def test_a_name_says_the_time_in_utc_and_is_never_taken() -> None:
     assert automatic_name(NOW_NS, [first]) == f"{first}-2"
     assert automatic_name(NOW_NS, [first, f"{first}-2"]) == f"{first}-3"
     # The first ones of that second may be gone by now, and others may have named theirs so.
-    assert (
-        automatic_name(NOW_NS, ["a", f"{first}-9", f"{first}-10", f"{first}-x", f"{first}-1234567890"]) == f"{first}-11"
-    )
+    taken = ["a", f"{first}-9", f"{first}-10", f"{first}-x", f"{first}-1234567890"]
+    assert automatic_name(NOW_NS, taken) == f"{first}-11"
+    assert automatic_name(NOW_NS, [f"{first}-999999999", f"{first}-1000000000"]) == f"{first}-1000000001"
 
 
 def test_all_but_the_last_go_and_but_those_that_something_stands_on() -> None:

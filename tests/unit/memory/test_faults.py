@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from snaptree.memory import tracker
@@ -95,14 +96,40 @@ def target(request: pytest.FixtureRequest, file: Path) -> Iterator[Target]:
 def test_every_write_is_counted_and_a_process_that_does_nothing_has_touched_nothing(target: Target, way: str) -> None:
     with GuestRAM(target.process.pid, [target.region]) as ram:
         tracked = tracker.choose(target.process.pid, ram, "userfaultfd")
-        assert not tracked.is_untouched()  # what was written before is not known
+        assert tracked.written_at_most() == tracker.MANY  # what was written before is not known
         tracked.arm()
-        assert tracked.is_untouched()
+        assert tracked.written_at_most() == 0
         for page in (3, 3, PAGES - 1, 3):  # the last one has no memory yet
             target.write(way, page)
-            assert not tracked.is_untouched()
+            assert 0 < tracked.written_at_most() < tracker.MANY
             assert tracked.take().tolist() == [page]
-            assert tracked.is_untouched()
+            assert tracked.written_at_most() == 0
+        tracked.close()
+
+
+@pytest.mark.parametrize("few", [True, False])
+def test_what_is_written_where_we_have_written_is_counted_too(
+    target: Target, monkeypatch: pytest.MonkeyPatch, few: bool
+) -> None:
+    ours = np.array([3, 4, 9, PAGES - 1])
+    monkeypatch.setattr("snaptree.memory.tracker._ARMED_SINGLY", 3 if few else 2)
+    with GuestRAM(target.process.pid, [target.region]) as ram:
+        tracked = tracker.choose(target.process.pid, ram, "userfaultfd")
+        target.write("store", 4)
+        tracked.arm()
+        tracked.expect(ours)
+        ram.scatter(ours, np.full((4, PAGE_SIZE), 7, np.uint8))
+        tracked.wrote(ours)
+        if few or not target.region.private:
+            assert tracked.written_at_most() == 0
+            assert tracked.peek(PAGES).tolist() == []
+        for page in (4, PAGES - 1):
+            target.write("store", page)
+            assert tracked.written_at_most() > 0
+        taken = tracked.take().tolist()
+        assert set(taken) >= {4, PAGES - 1}
+        assert not few or taken == [4, PAGES - 1]
+        assert tracked.written_at_most() == 0
         tracked.close()
 
 
@@ -110,7 +137,8 @@ def test_comparing_knows_nothing(target: Target) -> None:
     with GuestRAM(target.process.pid, [target.region]) as ram:
         tracked = tracker.choose(target.process.pid, ram, "compare")
         tracked.arm()
-        assert not tracked.is_untouched()
+        tracked.wrote(np.array([3]))
+        assert tracked.written_at_most() == tracker.MANY
 
 
 def test_a_process_that_is_gone_is_an_error(target: Target) -> None:
