@@ -155,10 +155,8 @@ class Catalog:
                 journal = Journal(operation, started_ns, client, dict(json.loads(plan)), step)
             except (TypeError, ValueError) as error:
                 raise self._no_row(error) from error
-            try:
+            with self._marking():
                 marked, _, job_id = self._mark.read().partition(" ")
-            except OSError as error:
-                raise self._unmarked(error) from error
             return replace(journal, step=marked) if job_id and job_id == journal.plan.get("job_id") else journal
         self.may_have_journal = False
         return None
@@ -198,10 +196,8 @@ class Catalog:
 
     def open_mark(self) -> None:
         """Prepare :meth:`mark`; again does nothing."""
-        try:
+        with self._marking():
             self._mark.open()
-        except OSError as error:
-            raise self._unmarked(error) from error
 
     def mark(self, step: str, job_id: str, *, durable: bool) -> None:
         """Note how far the operation under way has come, as :meth:`set_step`, where its plan stays as it is.
@@ -211,10 +207,8 @@ class Catalog:
 
         :param job_id: of its plan, and of no other.
         """
-        try:
+        with self._marking():
             self._mark.write(f"{step} {job_id}", durable=durable)
-        except OSError as error:
-            raise self._unmarked(error) from error
 
     def created(self, snapshot: Snapshot, entry: Entry) -> None:
         """Add a snapshot, make it current, and end the operation."""
@@ -297,9 +291,13 @@ class Catalog:
         except (KeyError, TypeError, ValueError) as error:
             raise self._no_row(error) from error
 
-    def _unmarked(self, error: OSError) -> CatalogError:
-        file = self._path.with_name("step")
-        return CatalogError(f"The file {file} cannot be used: {error.strerror or error}.", MUST_BE_WRITABLE)
+    @contextmanager
+    def _marking(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            words = f"The file {self._mark.path} cannot be used: {error.strerror or error}."
+            raise CatalogError(words, MUST_BE_WRITABLE) from error
 
     def _no_row(self, error: Exception) -> CatalogDamaged:
         return CatalogDamaged(f"The catalog {self._path} holds what is no row of it: {error}.", repair_it(self._path))

@@ -26,7 +26,7 @@ from typing import Any
 from ..model.errors import CatalogError
 from ..model.ids import NIL
 from ..model.snapshot import Snapshot, iso_time
-from ..places.files import sync_directory
+from ..places.files import sync_directory, write_whole
 from ..places.room import shortage
 from .rows import from_record, to_record
 from .undo import Undo, read_undo
@@ -225,9 +225,7 @@ def append(path: Path, at_ns: int, record: Mapping[str, Any]) -> None:
             end = _whole_lines(fd)
             data = line if end else HEADER + line
             try:
-                written = os.pwrite(fd, data, end)
-                if written != len(data):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                write_whole(fd, data, end)
                 os.fdatasync(fd)
             except OSError:
                 os.ftruncate(fd, end)

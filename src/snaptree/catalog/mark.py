@@ -6,11 +6,10 @@ that must, as its log grows by each.  Here it is 0.01 and 0.3 ms.
 
 from __future__ import annotations
 
-import errno
 import os
 from pathlib import Path
 
-from ..places.files import sync_directory
+from ..places.files import sync_directory, write_whole
 
 SIZE = 64
 """Bytes, within one sector, which disks write as a whole."""
@@ -23,7 +22,7 @@ class Mark:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._fd = -1
 
     def open(self) -> None:
@@ -32,13 +31,13 @@ class Mark:
         :raises OSError: where the file can't be made.
         """
         if self._fd < 0:
-            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
                 size = os.fstat(fd).st_size
                 if size < SIZE:
-                    _write(fd, bytes(SIZE - size), size)  # so that it has its room before it is needed
+                    write_whole(fd, bytes(SIZE - size), size)  # so that it has its room before it is needed
                 os.fsync(fd)
-                sync_directory(self._path.parent)
+                sync_directory(self.path.parent)
             except BaseException:
                 os.close(fd)
                 raise
@@ -53,7 +52,7 @@ class Mark:
         data = line.encode("ascii").ljust(SIZE, b"\0")
         if len(data) > SIZE:
             raise ValueError(f"a line of {len(data)} bytes")
-        _write(self._fd, data, 0)
+        write_whole(self._fd, data, 0)
         if durable:
             os.fdatasync(self._fd)
 
@@ -63,7 +62,7 @@ class Mark:
         :raises OSError: where it cannot be read.
         """
         try:
-            data = os.pread(self._fd, SIZE, 0) if self._fd >= 0 else self._path.read_bytes()[:SIZE]
+            data = os.pread(self._fd, SIZE, 0) if self._fd >= 0 else self.path.read_bytes()[:SIZE]
             return data.rstrip(b"\0").decode("ascii")
         except (FileNotFoundError, UnicodeDecodeError):
             return ""
@@ -73,8 +72,3 @@ class Mark:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-
-def _write(fd: int, data: bytes, offset: int) -> None:
-    if os.pwrite(fd, data, offset) != len(data):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

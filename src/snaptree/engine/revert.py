@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, NoReturn, ParamSpec
 
 from ..model.errors import CatalogError, LoadIncomplete, NotReady, PageStoreError, QEMUFailed, QEMUGone
 from ..qemu.jobs import dismiss, dismiss_soon, first_arguments, run_job
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from .putting import Putting
 
 P = ParamSpec("P")
-T = TypeVar("T")
 
 UNDISTURBED_TRIES = 3
 
@@ -207,16 +206,17 @@ class _Reverting:
         if ram is not None:
             await self._with_ram(ram, ram.settle, await generation_id(self._vm))
 
-    async def _with_ram(self, ram: Putting, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def _with_ram(self, ram: Putting, work: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
         """Do what reads or writes RAM.
 
         To hand it to a thread and back costs 0.5 to 0.8 ms.  So what is short is done here, where nobody else can
         continue the VM: the event loop has nothing to do but to wait for it.
         """
         if not (self._vm.sole and ram.is_short):
-            return await in_thread(work, *args, **kwargs)
+            await in_thread(work, *args, **kwargs)
+            return
         with page_store_errors():
-            return work(*args, **kwargs)
+            work(*args, **kwargs)
 
     async def _load_pages(self, ram: Putting, *, written: bool) -> None:
         """Write RAM and let QEMU load; once more where another monitor continued the VM, as the guest then wrote too.

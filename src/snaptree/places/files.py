@@ -1,8 +1,9 @@
-"""Durable small files: whole or not there, whatever dies.  Not for: the catalog and the lineage, which append."""
+"""Durable small files: whole or not there, whatever dies.  Not for: what the catalog and the lineage hold."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import stat
@@ -48,6 +49,15 @@ def sync_all(files: Iterable[Path], directories: Iterable[Path]) -> None:
         begun = [*(pool.submit(sync, path) for path in files), *(pool.submit(sync_directory, d) for d in directories)]
         for one in begun:
             one.result()
+
+
+def write_whole(fd: int, data: bytes, offset: int) -> None:
+    """Write all of ``data`` at an offset, in one call.
+
+    :raises OSError: where that fails; ENOSPC where only a part of it was written.
+    """
+    if os.pwrite(fd, data, offset) != len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def write_json(path: Path, value: object, *, durable: bool = True) -> None:

@@ -47,7 +47,7 @@ class Image:
     def __init__(self, fd: int, path: str) -> None:
         self._fd = fd
         self._header: tuple[bytes, Header] | None = None  # as one: another thread may take it over
-        self._opened_now = False  # the header was read by open, and by nothing since
+        self._opened_now = False  # so the header is new enough; until a snapshot table was read
         self.path = path
 
     @classmethod
