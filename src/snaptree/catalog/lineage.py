@@ -211,11 +211,12 @@ def write_anew(path: Path, at_ns: int, records: Iterable[Mapping[str, Any]]) -> 
         raise _unwritten(path, error) from error
 
 
-def append(path: Path, at_ns: int, record: Mapping[str, Any]) -> None:
-    """Append a record durably.
+def append(path: Path, at_ns: int, record: Mapping[str, Any], *, durable: bool = True) -> None:
+    """Append a record.
 
     Effects on failure: the file is as it was.
 
+    :param durable: flush it; else :func:`flush` is to follow.
     :raises CatalogError: where it cannot be written, for example because the disk is full.
     """
     line = format_line(at_ns, record)
@@ -226,10 +227,26 @@ def append(path: Path, at_ns: int, record: Mapping[str, Any]) -> None:
             data = line if end else HEADER + line
             try:
                 write_whole(fd, data, end)
-                os.fdatasync(fd)
+                if durable:
+                    os.fdatasync(fd)
             except OSError:
                 os.ftruncate(fd, end)
                 raise
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise _unwritten(path, error) from error
+
+
+def flush(path: Path) -> None:
+    """Make durable what was appended.
+
+    :raises CatalogError: where that cannot be.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            os.fdatasync(fd)
         finally:
             os.close(fd)
     except OSError as error:

@@ -11,6 +11,9 @@ from typing import ParamSpec, TypeVar
 P = ParamSpec("P")
 T = TypeVar("T")
 
+SOON_S = 0.002
+"""So long what nobody waits for leaves core and interpreter to the answer that somebody waits for."""
+
 log = logging.getLogger(__name__)
 
 
@@ -30,9 +33,7 @@ class DiskThread:
         return asyncio.get_running_loop().run_in_executor(self._thread, lambda: work(*args, **kwargs))
 
     def soon(self, what: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Let ``work`` be done before all that is asked for later, and when the caller has let the event loop go on.
-
-        The caller answers somebody first: a thread that begins takes the core and the interpreter from it.
+        """Let ``work`` be done before all that is asked for later, and when the caller has answered somebody.
 
         :param what: what is noted by it, for the log where it fails; then the journal tells the next operation.
         """
@@ -42,7 +43,7 @@ class DiskThread:
                 log.error("%s could not be noted yet: %s", what, error)
 
         if not self._soon:
-            asyncio.get_running_loop().call_soon(self._submit)
+            asyncio.get_running_loop().call_later(SOON_S, self._submit)
         self._soon.append(lambda: self._thread.submit(work, *args, **kwargs).add_done_callback(ended))
 
     def close(self, last: Callable[[], object]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from ..catalog import lineage
 from ..catalog.history import Journal
 from ..model.errors import QEMUFailed, QEMUGone, SnaptreeError
 from ..model.snapshot import Snapshot
@@ -257,7 +258,9 @@ def _note(vm: VM, snapshot: Snapshot, plan: Plan, client: str, clock: Stopwatch,
 
     Where the journal says durably that QEMU has loaded, a crash of the host that undoes this is followed by it again.
     """
-    if not reverted:
+    if reverted:
+        lineage.flush(vm.place.lineage)
+    else:
         note_in_lineage(vm, plan)
     entry = vm.entry_now("load", snapshot.name, snapshot.id, client, clock=clock)
     vm.catalog.loaded(snapshot.id, entry, plan.undo, durable=not reverted)

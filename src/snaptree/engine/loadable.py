@@ -25,7 +25,8 @@ class Ready:
     """A snapshot that can be loaded, as far as could be found out while the VM runs.
 
     :param facts: what it was found out by; in the pause some of it is asked again, and :meth:`check` decides.
-    :param ram: its RAM; ``None`` where that is in the VM state.
+    :param ram: its RAM, of which some may be left to :meth:`~.putting.Putting.read`; ``None`` where that is in the VM
+        state.
     """
 
     snapshot: Snapshot
@@ -61,11 +62,11 @@ async def ready(vm: VM, snapshot: Snapshot, *, allow_resize: bool, way_back: boo
     """
     facts, reasons = await vm.facts_for(lambda facts: load_reasons(facts, snapshot, allow_resize=allow_resize))
     _refuse(snapshot, reasons)
-    return await asyncio.to_thread(_with_ram, vm, snapshot, allow_resize, facts, way_back=way_back)
+    return await asyncio.to_thread(_with_ram, vm, snapshot, allow_resize, facts, way_back=way_back, later=False)
 
 
 def ready_as_expected(vm: VM, snapshot: Snapshot, *, allow_resize: bool) -> Ready | None:
-    """As :func:`ready`, by what is known of a VM that runs: QEMU is not asked.  Blocks.
+    """As :func:`ready`, by what is known of a VM that runs: QEMU is not asked, and a little of RAM not read.  Blocks.
 
     :return: ``None`` where that is not enough, or something is against it.
     :raises NotReady: where its RAM, or its VM state, is not such that it can be loaded.
@@ -73,23 +74,24 @@ def ready_as_expected(vm: VM, snapshot: Snapshot, *, allow_resize: bool) -> Read
     facts = vm.facts_expected()
     if facts is None or load_reasons(facts, snapshot, allow_resize=allow_resize):
         return None
-    return _with_ram(vm, snapshot, allow_resize, facts, way_back=True)
+    return _with_ram(vm, snapshot, allow_resize, facts, way_back=True, later=True)
 
 
-def _with_ram(vm: VM, snapshot: Snapshot, allow_resize: bool, facts: Facts, *, way_back: bool) -> Ready:
+def _with_ram(vm: VM, snapshot: Snapshot, allow_resize: bool, facts: Facts, *, way_back: bool, later: bool) -> Ready:
     file = next(device.file for device in facts.devices if device.device == snapshot.vmstate_device)
     try:
         with page_store_errors():
-            ram = _ram_of(vm, snapshot, file, way_back=way_back)
+            ram = _ram_of(vm, snapshot, file, way_back=way_back, later=later)
     except PageStoreError as error:
         refuse_damaged(snapshot, error)
     return Ready(snapshot, allow_resize, facts, ram)
 
 
-def _ram_of(vm: VM, snapshot: Snapshot, file: str, *, way_back: bool) -> Putting | None:
+def _ram_of(vm: VM, snapshot: Snapshot, file: str, *, way_back: bool, later: bool) -> Putting | None:
     """Read and check the pages that will be written, where RAM is kept in pages.
 
     :param file: the image that holds the VM state.
+    :param later: as :meth:`.putting.Putting.prepare` has it.
     :raises NotReady: where RAM, or the VM state, is not such that it can be loaded.
     :raises PageStoreError, OSError: where the pages can't be read.
     """
@@ -99,5 +101,5 @@ def _ram_of(vm: VM, snapshot: Snapshot, file: str, *, way_back: bool) -> Putting
     from .putting import Putting  # noqa: PLC0415  numpy, which is there where RAM is paged
 
     ram = Putting(vm.paged, snapshot.id, way_back=way_back)
-    ram.prepare()
+    ram.prepare(later=later)
     return ram

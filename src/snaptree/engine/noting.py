@@ -8,7 +8,8 @@ A step is noted when it is sure, while something else is under way where it can 
 * ``reverted``: QEMU has loaded.  Durable before the guest writes to the disks, as then they no longer tell.
 * ``loaded``: RAM is settled, too.  The load only ends.
 
-The lineage is written while QEMU continues the VM: until the load has ended, the journal brings it about again.
+The lineage is written while QEMU continues the VM, and durable before the load ends in the journal, which brings it
+about again until then.
 
 To note durably that the disks are reverted while QEMU still loads, as soon as it is seen in the images, was tried:
 what it gains QEMU loses, as both need a core and the disk.
@@ -16,6 +17,7 @@ what it gains QEMU loses, as both need a core and the disk.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Awaitable
 
@@ -37,7 +39,6 @@ class Notes:
         self.unwritten: CatalogError | None = None
         self._vm = vm
         self._first = "writing" if touched else "begun"
-        self._surely_begun = False
         self._surely_reverted = False
 
     def begun(self, plan: Plan) -> Awaitable[None]:
@@ -47,19 +48,19 @@ class Notes:
         """
         return self._vm.disk(self._begun, plan)
 
-    def writing(self, plan: Plan) -> Awaitable[None]:
-        """Note that RAM is written from now on, where the note that the load begins went well.
+    def writing(self, plan: Plan) -> None:
+        """Note that RAM is written from now on, after ``begun`` was; here, in microseconds.
 
-        :raises CatalogError: where it cannot be noted.
+        :raises CatalogError: where it cannot be noted; RAM must not be written then.
         """
-        return self._vm.disk(self._writing, plan)
-
-    def not_written(self, plan: Plan) -> None:
-        """Note that RAM was not written after all, where ``writing`` may have been noted; here, in microseconds.
-
-        :raises CatalogError: where it cannot be noted.
-        """
-        self._vm.catalog.mark(self._first, plan.job_id, durable=False)
+        try:
+            self._vm.catalog.mark("writing", plan.job_id, durable=False)
+        except CatalogError:
+            # Where the end of this load can't be noted either, the next operation must not take it for one to go on
+            # with.
+            with contextlib.suppress(CatalogError):
+                self._vm.catalog.mark(self._first, plan.job_id, durable=False)
+            raise
 
     def reverted(self, plan: Plan, *, stands: bool = True) -> Awaitable[None]:
         """Note durably that QEMU has loaded, and make sure that the disks are reverted.
@@ -79,22 +80,16 @@ class Notes:
         self._vm.catalog.mark("loaded", plan.job_id, durable=False)
 
     def in_lineage(self, plan: Plan) -> Awaitable[None]:
-        """Note durably in the lineage that it was loaded, where the note that it is reverted went well.
+        """Note in the lineage that it was loaded, where the note that it is reverted went well; not durably yet.
 
         Where it can't be written :attr:`unwritten` says why: the journal stays, and the next operation writes it first.
         """
         return self._vm.disk(self._in_lineage, plan)
 
     def _begun(self, plan: Plan) -> None:
-        self._surely_begun = False
         self._vm.catalog.open_mark()
         self._vm.catalog.set_step(self._first, plan.to_json())
         trace.point("load.begun")
-        self._surely_begun = True
-
-    def _writing(self, plan: Plan) -> None:
-        if self._surely_begun:  # else the load is refused, and must not be taken for one to go on with
-            self._vm.catalog.set_step("writing", plan.to_json(), durable=False)
 
     def _reverted(self, plan: Plan, *, stands: bool) -> None:
         self._vm.catalog.mark("reverted", plan.job_id, durable=True)
@@ -106,12 +101,12 @@ class Notes:
         if not self._surely_reverted:
             return
         try:
-            note_in_lineage(self._vm, plan)
+            note_in_lineage(self._vm, plan, durable=False)
         except CatalogError as error:
             error.message = f"{plan.name} was loaded, but that cannot be written down yet: {error.message}"
             self.unwritten = error
 
 
-def note_in_lineage(vm: VM, plan: Plan) -> None:
-    """Note durably that the snapshot was loaded, where a lost catalog comes back from."""
-    append(vm.place.lineage, time.time_ns(), load_record(plan.id, plan.undo))
+def note_in_lineage(vm: VM, plan: Plan, *, durable: bool = True) -> None:
+    """Note that the snapshot was loaded, where a lost catalog comes back from."""
+    append(vm.place.lineage, time.time_ns(), load_record(plan.id, plan.undo), durable=durable)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -76,6 +76,8 @@ async def paused(
     before: Facts | None = None,
     paged: bool = False,
     next_command: Command | None = None,
+    meanwhile: Callable[[], None] | None = None,
+    at_once: Callable[[], Awaitable[None]] | None = None,
 ) -> AsyncIterator[Pause]:
     """Stop the VM where it runs, and continue it afterwards exactly where it ran.
 
@@ -87,20 +89,29 @@ async def paused(
     :param paged: QEMU shall leave shared RAM out of what is saved or loaded in the pause.  Where nobody else can let it
         save it is told so at once (:meth:`Pause.ignores_shared`), else for the job (:func:`.ramway.in_job`).
     :param next_command: what comes next but for that, with its first arguments, so that QEMU reads it ahead.
+    :param meanwhile: what is begun while QEMU stops the VM, after it was told to.
+    :param at_once: what is done as soon as the VM stands still, before ``facts`` are all there.
     :raises QEMUFailed: where QEMU doesn't stop; nothing was done then.
+    :raises Exception: what ``at_once`` raises; the VM is continued then.
     """
     clock.stopping()
     stops = vm.stops
-    # Also where it is paused already: `stop` drains and flushes.  QEMU sends STOP before its answer, if the VM ran.
-    stopping = vm.session.execute("stop")
     pause = Pause(vm, False, vm.resumed)
-    ignoring_shared = paged and vm.sole
-    behind = _send_behind(pause, next_command if vm.sole or not paged else None, ignoring_shared=ignoring_shared)
-    try:
+
+    async def stop() -> None:
+        # Also where it is paused already: `stop` drains and flushes.  QEMU sends STOP before its answer, if the VM ran.
         try:
-            pause.facts = await vm.facts_then(before, stopping, behind)
+            await vm.session.execute("stop")
         finally:
             pause.resumed_before, pause.was_running = vm.resumed, vm.stops != stops
+        if at_once is not None:
+            await at_once()
+
+    ignoring_shared = paged and vm.sole
+    ahead = next_command if vm.sole or not paged else None
+    behind = _send_behind(pause, ahead, meanwhile, ignoring_shared=ignoring_shared)
+    try:
+        pause.facts = await vm.facts_then(before, stop(), behind)
         if pause.was_running:
             clock.stopped(vm.stopped_at_s)
         yield pause
@@ -113,13 +124,18 @@ async def paused(
         clock.resumed()
 
 
-async def _send_behind(pause: Pause, next_command: Command | None, *, ignoring_shared: bool) -> None:
-    """Send what QEMU need not have read before it begins to stop the VM."""
+async def _send_behind(
+    pause: Pause, next_command: Command | None, meanwhile: Callable[[], None] | None, *, ignoring_shared: bool
+) -> None:
+    """Send what QEMU need not have read before it begins to stop the VM, and begin what can be done meanwhile."""
     session = pause.vm.session
     if ignoring_shared:
         pause.ignoring = begin_ignoring_shared(session)
     if next_command is not None:
         session.read_ahead(*next_command)
+    if meanwhile is not None:
+        await asyncio.sleep(0)  # it is sent at the end of this turn; a thread that begins takes the interpreter from us
+        meanwhile()
 
 
 async def _leave(vm: VM, pause: Pause, clock: Stopwatch, *, ignoring_shared: bool) -> None:
@@ -128,7 +144,7 @@ async def _leave(vm: VM, pause: Pause, clock: Stopwatch, *, ignoring_shared: boo
     Nobody waits until the capability is off and the job is gone: QEMU does in order what is asked of it.  Whoever waits
     for its answer gets that before QEMU's threads take a core for the rest, as all is sent at once.
     """
-    going = vm.session.begin("cont") if pause.was_running and not pause.stay else None
+    going = _Going(vm) if pause.was_running and not pause.stay else None
     try:
         if ignoring_shared:
             await stop_ignoring_soon(vm.session)
@@ -136,14 +152,36 @@ async def _leave(vm: VM, pause: Pause, clock: Stopwatch, *, ignoring_shared: boo
             await dismiss_soon(vm.session, pause.job_id)
     finally:
         if going is not None:
-            await _go_on(going, pause, clock)
+            try:
+                await going.wait()
+            except QEMUFailed as error:
+                log.error("the VM could not continue: %s", error)
+                pause.stuck = error.message
+            finally:
+                clock.resumed()
 
 
-async def _go_on(going: Awaitable[object], pause: Pause, clock: Stopwatch) -> None:
-    try:
-        await going
-    except QEMUFailed as error:
-        log.error("the VM could not continue: %s", error)
-        pause.stuck = error.message
-    finally:
-        clock.resumed()
+class _Going:
+    """A ``cont`` that is under way.
+
+    QEMU says RESUME when nothing can keep the VM from running any more, and answers when it has found a core for that.
+    """
+
+    def __init__(self, vm: VM) -> None:
+        self._resumed = vm.session.expect(lambda event: event.get("event") == "RESUME")
+        self._answered = vm.session.begin("cont")
+
+    async def wait(self) -> None:
+        """Wait until the VM runs.
+
+        :raises QEMUFailed: where it cannot.
+        """
+        both = (self._answered, self._resumed)
+        for work in both:
+            work.add_done_callback(lambda done: done.cancelled() or done.exception())  # of one nobody may ask
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        if self._answered.done():
+            self._resumed.cancel()
+            await self._answered
+        else:
+            await self._resumed

@@ -21,13 +21,15 @@ SHORT_PAGES = 4096
 """So many pages at most, 16 MiB, are written in a few milliseconds."""
 SHORT_RAM_PAGES = 1 << 22
 """So many pages of RAM at most, 16 GiB, are looked at in a few milliseconds, where few were written."""
+READ_LATER_PAGES = 5120
+"""So many pages at most, 20 MiB, are read while QEMU stops the VM."""
 
 
 class Putting:
     """One load's RAM.
 
-    In this order: :meth:`prepare`; in the stop :meth:`look`, :meth:`write`, QEMU's load, :meth:`settle`.  Or after
-    :meth:`write`, where QEMU has changed nothing, :meth:`put_back`.
+    In this order: :meth:`prepare`, :meth:`read`; in the stop :meth:`look`, :meth:`write`, QEMU's load, :meth:`settle`.
+    Or after :meth:`write`, where QEMU has changed nothing, :meth:`put_back`.
     """
 
     def __init__(self, paged: PagedRAM, id: str, *, way_back: bool = True) -> None:
@@ -38,6 +40,7 @@ class Putting:
         self._way_back = way_back
         self._staged: list[Pages] = []  # their content lies in `staging`, one after the other
         self._room = len(paged.staging)
+        self._unread: Pages = NONE  # of the need, what is neither staged nor checked
         self._rest: Pages = NONE  # of the need, what is not staged
         self._need: Pages = NONE
         self._written = False
@@ -51,17 +54,28 @@ class Putting:
             return False
         return len(self._need) + paged.tracker.written_at_most() <= SHORT_PAGES
 
-    def prepare(self) -> None:
-        """Read and check what will be written, as far as that is known while the VM runs.
+    def prepare(self, *, later: bool = False) -> None:
+        """Find out what will be written, as far as that is known while the VM runs, and read and check it.
 
+        :param later: leave that to :meth:`read`, where it takes about as long as QEMU takes to stop.
         :raises PagesDamaged: where a page is not what was stored; nothing was changed.
         """
         if self._paged.base is None:
             sound.check(self._paged.store, self._id)
             return
-        self._need = self._differing()
-        self._rest = self._stage(self._need)
-        self._check(self._rest)
+        self._need = self._unread = self._differing()
+        if not later or len(self._need) > READ_LATER_PAGES:
+            self.read()
+
+    def read(self) -> None:
+        """Read and check what :meth:`prepare` has left.
+
+        :raises PagesDamaged: where a page is not what was stored; nothing was changed.
+        """
+        unread, self._unread = self._unread, NONE
+        rest = self._stage(unread)
+        self._check(rest)
+        self._rest = np.union1d(self._rest, rest)
 
     def look(self) -> None:
         """Find out what is to be written, read that too, and remember what is there.  The VM stands still.

@@ -6,10 +6,9 @@ Whatever fails, it is found out how far QEMU came: the VM is as it was, or marke
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, NoReturn, ParamSpec
+from typing import TYPE_CHECKING, NoReturn, ParamSpec, TypeVar
 
 from ..model.errors import CatalogError, LoadIncomplete, NotReady, PageStoreError, QEMUFailed, QEMUGone
 from ..qemu.jobs import dismiss, dismiss_soon, first_arguments, run_job
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from .putting import Putting
 
 P = ParamSpec("P")
+T = TypeVar("T")
 
 UNDISTURBED_TRIES = 3
 
@@ -77,17 +77,26 @@ class _Reverting:
         self._client = client
         self._clock = clock
         self._notes = Notes(vm, touched=touched)
+        self._under_way: list[Awaitable[object]] = []  # its end is waited for, whatever happens
+        self._begun: Awaitable[None]
+        self._reading: asyncio.Future[None]
+        self._standing: asyncio.Future[dict[str, bool | None]]  # of the devices, as the VM stands still
         self._there: frozenset[str] = frozenset()  # the devices whose content is that of the snapshot, for certain
 
     async def carry_out(self) -> None:
         """Stop the VM, revert it, and continue it."""
         vm, found = self._vm, self._found
-        self._begun = self._notes.begun(self.plan)
         # A reset, where one is needed, comes first.
         loading = ("snapshot-load", first_arguments(self.plan)) if not found.facts.reset_before_load else None
         try:
             async with paused(
-                vm, self._clock, before=found.facts, paged=found.ram is not None, next_command=loading
+                vm,
+                self._clock,
+                before=found.facts,
+                paged=found.ram is not None,
+                next_command=loading,
+                meanwhile=self._meanwhile,
+                at_once=self._look,
             ) as self._pause:
                 await self._check()
                 trace.point("load.paused")
@@ -102,12 +111,42 @@ class _Reverting:
                 trace.point("load.noted")
                 in_lineage = self._notes.in_lineage(self.plan)
         finally:
-            await asyncio.gather(self._begun, return_exceptions=True)
+            await asyncio.gather(*self._under_way, return_exceptions=True)
         await in_lineage
         self.stuck = self._pause.stuck
         if (error := self._notes.unwritten) is not None:
             error.message += f" It cannot continue: {self.stuck}" if self.stuck else ""
             raise error
+
+    def _meanwhile(self) -> None:
+        """Begin what QEMU is not needed for, while it stops the VM.
+
+        What is noted durably takes longest, and nothing else waits behind it in its thread.
+        """
+        self._note_begun()
+        if self._ram is not None:
+            self._reading = _elsewhere(self._ram.read)
+            self._under_way.append(self._reading)
+
+    def _note_begun(self) -> None:
+        self._begun = self._notes.begun(self.plan)
+        self._under_way.append(self._begun)
+
+    async def _look(self) -> None:
+        """Find out how things are.  The VM has just been stopped.
+
+        :raises NotReady: where the snapshot's pages are damaged.
+        """
+        self._standing = _elsewhere(images.disks_at, self.plan.files, self.plan.tag)
+        self._under_way.append(self._standing)
+        if self._ram is None:
+            return
+        try:
+            with page_store_errors():
+                await self._reading
+            await self._with_ram(self._ram, self._ram.look)
+        except PageStoreError as error:
+            refuse_damaged(self._found.snapshot, error)
 
     async def _check(self) -> None:
         """Decide by how the VM was just before it was stopped.
@@ -123,7 +162,7 @@ class _Reverting:
         if pause.was_running != plan.was_running:
             await self._begun
             self.plan = replace(plan, was_running=pause.was_running)
-            self._begun = self._notes.begun(self.plan)
+            self._note_begun()
 
     async def _perform(self) -> None:
         """Put RAM back and let QEMU load; where that fails, decide whether the VM may continue.
@@ -164,43 +203,29 @@ class _Reverting:
         self._notes.loaded(self.plan)
 
     async def _begin(self, ram: Putting | None) -> bool:
-        """Find out how things are, and once it is noted that they are touched, write RAM.
+        """Once it is noted that the disks and RAM are touched, write RAM.
 
         :return: whether RAM was written; not where QEMU has to do something before.
-        :raises NotReady: where the snapshot's pages are damaged.
         :raises CatalogError: where it cannot be noted.
         :raises QEMUFailed: where QEMU would not leave RAM out of what it loads.
         :raises PageStoreError: where RAM cannot be written.
         """
-        vm, plan = self._vm, self.plan
-        noting = [self._begun]
-        if ram is not None:
-            noting += [self._notes.writing(plan), self._pause.ignores_shared()]
-        looking = vm.disk(images.disks_at, plan.files, plan.tag)
         try:
-            await begun_ended(self._look(ram), *noting, looking)
-        except (CatalogError, PageStoreError, QEMUFailed) as error:
-            self._pause.stay = False
+            await begun_ended(self._begun, self._standing, *([self._pause.ignores_shared()] if ram is not None else []))
             if ram is not None:
-                # Where the end of this load can't be noted, the next operation must not take it for one to go on with.
-                with contextlib.suppress(CatalogError):
-                    self._notes.not_written(plan)
-            if isinstance(error, PageStoreError):
-                refuse_damaged(self._found.snapshot, error)
+                self._notes.writing(self.plan)
+        except (CatalogError, QEMUFailed):
+            self._pause.stay = False
             raise
-        found = looking.result()
+        found = self._standing.result()
         self._there = frozenset(device for device, at in found.items() if at)
         # The journal keeps what was seen before: a later supervisor that takes a device for reverted which was at the
         # snapshot anyway loads once more, and that is right too.
-        self.plan = replace(plan, same=standing(found))
+        self.plan = replace(self.plan, same=standing(found))
         if ram is None or self._facts.reset_before_load or self._pause.continued():
             return False
         await self._with_ram(ram, ram.write)
         return True
-
-    async def _look(self, ram: Putting | None) -> None:
-        if ram is not None:
-            await self._with_ram(ram, ram.look)
 
     async def _settle(self, ram: Putting | None) -> None:
         if ram is not None:
@@ -295,6 +320,11 @@ class _Reverting:
     async def _break(self, found: dict[str, str], why: str, cause: Exception | None = None) -> NoReturn:
         await mark_broken(self._vm, self.plan, found, client=self._client, clock=self._clock, why=why)
         raise HalfWay(self._vm, self.plan, why) from cause
+
+
+def _elsewhere(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
+    """Begin ``work`` in another thread; its end is to be awaited."""
+    return asyncio.get_running_loop().run_in_executor(None, lambda: work(*args, **kwargs))
 
 
 async def _undone(vm: VM, plan: Plan, client: str, clock: Stopwatch, why: str) -> None:

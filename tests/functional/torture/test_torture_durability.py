@@ -21,11 +21,17 @@ from tests.framework.waiting import wait_until
 from tests.functional.main.patterns import contents, write
 from tests.functional.main.test_main_supervisor_death import assert_whole, kill, run
 
+from snaptree.catalog.lineage import replay
+
 Rule = Callable[[Call], bool]
 
 
 def synced(ending: str) -> Rule:
     return lambda call: call.name == "fsync" and call.path.endswith(ending)
+
+
+def written(ending: str) -> Rule:
+    return lambda call: call.name == "write" and call.path.endswith(ending)
 
 
 def renamed(ending: str) -> Rule:
@@ -84,7 +90,8 @@ def assert_read_ahead(calls: list[Call], at: int) -> None:
 def record(vm: TestVM, client: QMPClient, command: str, **arguments: object) -> list[Call]:
     with recorded(client.execute("query-vm")["supervisor_pid"], vm.root / "calls.strace") as calls:
         client.execute(command, arguments)
-        client.execute("query-version")  # so that the answer before it is in the record
+        # So that the answer before it is in the record, and what is written into the catalog after that.
+        client.execute("query-snapshot-history", {"limit": 1})
     return calls
 
 
@@ -134,15 +141,16 @@ def test_a_load_is_in_the_journal_before_anything_changes_and_noted_before_the_v
     assert_read_ahead(calls, load)
     assert commits[0] < load, "QEMU was asked before the journal was durable"
     assert [at for at in marks if load < at < cont], "the VM runs on, and the journal does not say that it has loaded"
-    assert_order(calls, EXECUTED, synced("/lineage"), told("SNAPSHOT_LOADED"))
+    assert_order(calls, EXECUTED, written("/lineage"), told("SNAPSHOT_LOADED"))
+    assert_order(calls, asked("cont"), synced("/lineage"), written("catalog.sqlite-wal"))
+    assert_clean(calls, next(at for at in where(calls, written("catalog.sqlite-wal")) if at > cont), "lineage")
     # The job of QEMU tells a later supervisor how it ended, until that is durable.
     assert where(calls, asked("job-dismiss"))[0] > max(commits[-1], marks[-1])
-    assert_clean(calls, where(calls, told("SNAPSHOT_LOADED"))[0], "lineage")
-    # What is written into the catalog after that commit may be lost: the journal brings it about again.
+    # What is written into lineage and catalog after that mark may be lost: the journal brings it about again.
 
 
 def files_of_the_catalog(folder: Path) -> list[Path]:
-    return [*folder.glob("catalog.sqlite*"), folder / "step"]
+    return [*folder.glob("catalog.sqlite*"), folder / "step", folder / "lineage"]
 
 
 def test_a_power_cut_after_a_load_was_answered_takes_nothing_back(vm_factory: VMFactory) -> None:
@@ -171,6 +179,7 @@ def test_a_power_cut_after_a_load_was_answered_takes_nothing_back(vm_factory: VM
         (folder / name).write_bytes(data)
     assert "The load of a, which was cut off, has been finished" in run(vm)
     with vm.qmp() as client:
+        assert replay((folder / "lineage").read_bytes()).current == client.execute("query-current-snapshot")["id"]
         assert_whole(vm, client, {"a": 1, "b": 2}, "a", 3)
 
 
