@@ -63,9 +63,9 @@ async def load(
     Effects on success: every device and RAM are as they were; the snapshot is current; the VM runs exactly if it ran
     before.  Where it had run since its current snapshot, an automatic one holds how it was before, if it was kept;
     the oldest automatic ones are deleted where there are too many.
-    Effects on failure: none where no device was touched, but that the present may be kept.  Else the VM is put back to
-    where it was before, if that was kept.  Else it stays paused, ``status`` says which device is in which state, and
-    nothing but another load goes on from there.
+    Effects on failure: none where no device was touched, but that the present may be kept, and the VM have stood still
+    for some milliseconds.  Else the VM is put back to where it was before, if that was kept.  Else it stays paused,
+    ``status`` says which device is in which state, and nothing but another load goes on from there.
 
     :param keep: whether to take an automatic snapshot first, where the VM has run since its current one; without a word
         it is taken where that takes milliseconds, in pages.

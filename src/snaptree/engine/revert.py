@@ -6,30 +6,27 @@ Whatever fails, it is found out how far QEMU came: the VM is as it was, or marke
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, NoReturn
 
 from ..model.errors import CatalogError, LoadIncomplete, NotReady, PageStoreError, QEMUFailed, QEMUGone
 from ..qemu.jobs import dismiss, dismiss_soon, first_arguments, run_job
 from ..qemu.reset import reset_for_load
 from ..qemu.together import begun_ended
-from . import images, trace
+from . import trace
 from .halfway import HalfWay, Plan, certainly_untouched, mark_broken, publish_failure, states
-from .loadable import Ready, refuse_damaged
+from .loadable import Ready
+from .looking import Looking, with_ram
 from .moments import ClockSeen, Stands
 from .noting import Notes
 from .pause import paused
 from .plans import standing
-from .ramway import generation_id, in_job, in_thread, page_store_errors
+from .ramway import generation_id, in_job, in_thread
 from .stopwatch import Stopwatch
 from .vm import VM
 
 if TYPE_CHECKING:
     from .putting import Putting
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 UNDISTURBED_TRIES = 3
 
@@ -60,9 +57,6 @@ async def revert(vm: VM, plan: Plan, found: Ready, *, client: str, clock: Stopwa
 class _Reverting:
     """One load in its pause.
 
-    Steps that follow each other are done in one thread where they can be, this one too: to hand over costs 0.2 to 0.5
-    ms.
-
     :ivar plan: with what was at the snapshot already when the VM stood still.
     :ivar stuck: why the VM, which had run, could not continue afterwards; empty where all is well.
     """
@@ -77,10 +71,7 @@ class _Reverting:
         self._client = client
         self._clock = clock
         self._notes = Notes(vm, touched=touched)
-        self._under_way: list[Awaitable[object]] = []  # its end is waited for, whatever happens
-        self._begun: Awaitable[None]
-        self._reading: asyncio.Future[None]
-        self._standing: asyncio.Future[dict[str, bool | None]]  # of the devices, as the VM stands still
+        self._looking = Looking(vm, found, self._notes)
         self._there: frozenset[str] = frozenset()  # the devices whose content is that of the snapshot, for certain
 
     async def carry_out(self) -> None:
@@ -95,8 +86,8 @@ class _Reverting:
                 before=found.facts,
                 paged=found.ram is not None,
                 next_command=loading,
-                meanwhile=self._meanwhile,
-                at_once=self._look,
+                meanwhile=lambda: self._looking.begin(self.plan),
+                at_once=lambda: self._looking.look(self.plan),
             ) as self._pause:
                 await self._check()
                 trace.point("load.paused")
@@ -111,42 +102,12 @@ class _Reverting:
                 trace.point("load.noted")
                 in_lineage = self._notes.in_lineage(self.plan)
         finally:
-            await asyncio.gather(*self._under_way, return_exceptions=True)
+            await self._looking.end()
         await in_lineage
         self.stuck = self._pause.stuck
         if (error := self._notes.unwritten) is not None:
             error.message += f" It cannot continue: {self.stuck}" if self.stuck else ""
             raise error
-
-    def _meanwhile(self) -> None:
-        """Begin what QEMU is not needed for, while it stops the VM.
-
-        What is noted durably takes longest, and nothing else waits behind it in its thread.
-        """
-        self._note_begun()
-        if self._ram is not None:
-            self._reading = _elsewhere(self._ram.read)
-            self._under_way.append(self._reading)
-
-    def _note_begun(self) -> None:
-        self._begun = self._notes.begun(self.plan)
-        self._under_way.append(self._begun)
-
-    async def _look(self) -> None:
-        """Find out how things are.  The VM has just been stopped.
-
-        :raises NotReady: where the snapshot's pages are damaged.
-        """
-        self._standing = _elsewhere(images.disks_at, self.plan.files, self.plan.tag)
-        self._under_way.append(self._standing)
-        if self._ram is None:
-            return
-        try:
-            with page_store_errors():
-                await self._reading
-            await self._with_ram(self._ram, self._ram.look)
-        except PageStoreError as error:
-            refuse_damaged(self._found.snapshot, error)
 
     async def _check(self) -> None:
         """Decide by how the VM was just before it was stopped.
@@ -160,9 +121,8 @@ class _Reverting:
             self._facts = pause.facts
         pause.was_running = pause.was_running or (plan.returning and plan.was_running)
         if pause.was_running != plan.was_running:
-            await self._begun
             self.plan = replace(plan, was_running=pause.was_running)
-            self._note_begun()
+            await self._looking.begin_otherwise(self.plan)
 
     async def _perform(self) -> None:
         """Put RAM back and let QEMU load; where that fails, decide whether the VM may continue.
@@ -177,7 +137,7 @@ class _Reverting:
                 self._there = frozenset()
                 await reset_for_load(vm.session.execute, no_reboot=self._facts.host.no_reboot)
                 if ram is not None:
-                    await self._with_ram(ram, ram.look)  # the reset has written into RAM
+                    await with_ram(vm, ram, ram.look)  # the reset has written into RAM
             if ram is None:
                 await self._load_state()
             else:
@@ -211,37 +171,25 @@ class _Reverting:
         :raises PageStoreError: where RAM cannot be written.
         """
         try:
-            await begun_ended(self._begun, self._standing, *([self._pause.ignores_shared()] if ram is not None else []))
+            found = await self._looking.disks()
             if ram is not None:
+                await self._pause.ignores_shared()
                 self._notes.writing(self.plan)
         except (CatalogError, QEMUFailed):
             self._pause.stay = False
             raise
-        found = self._standing.result()
         self._there = frozenset(device for device, at in found.items() if at)
         # The journal keeps what was seen before: a later supervisor that takes a device for reverted which was at the
         # snapshot anyway loads once more, and that is right too.
         self.plan = replace(self.plan, same=standing(found))
         if ram is None or self._facts.reset_before_load or self._pause.continued():
             return False
-        await self._with_ram(ram, ram.write)
+        await with_ram(self._vm, ram, ram.write)
         return True
 
     async def _settle(self, ram: Putting | None) -> None:
         if ram is not None:
-            await self._with_ram(ram, ram.settle, await generation_id(self._vm))
-
-    async def _with_ram(self, ram: Putting, work: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Do what reads or writes RAM.
-
-        To hand it to a thread and back costs 0.5 to 0.8 ms.  So what is short is done here, where nobody else can
-        continue the VM: the event loop has nothing to do but to wait for it.
-        """
-        if not (self._vm.sole and ram.is_short):
-            await in_thread(work, *args, **kwargs)
-            return
-        with page_store_errors():
-            work(*args, **kwargs)
+            await with_ram(self._vm, ram, ram.settle, await generation_id(self._vm))
 
     async def _load_pages(self, ram: Putting, *, written: bool) -> None:
         """Write RAM and let QEMU load; once more where another monitor continued the VM, as the guest then wrote too.
@@ -253,7 +201,7 @@ class _Reverting:
         for _ in range(UNDISTURBED_TRIES):
             # RAM first: while it loads, QEMU reads what a device has in RAM (virtio's rings).
             if not written:
-                await self._with_ram(ram, ram.write)
+                await with_ram(vm, ram, ram.write)
             written = False
             trace.point("load.ram")
             if not pause.continued():
@@ -270,7 +218,7 @@ class _Reverting:
             await vm.session.execute("stop")
             pause.resumed_before = vm.resumed
             self._there = frozenset()
-            await self._with_ram(ram, ram.look)
+            await with_ram(vm, ram, ram.look)
         raise QEMUFailed(
             "Another monitor of this QEMU continued the VM again and again while it was being loaded.",
             "Do not use `cont` in another monitor meanwhile.",
@@ -320,11 +268,6 @@ class _Reverting:
     async def _break(self, found: dict[str, str], why: str, cause: Exception | None = None) -> NoReturn:
         await mark_broken(self._vm, self.plan, found, client=self._client, clock=self._clock, why=why)
         raise HalfWay(self._vm, self.plan, why) from cause
-
-
-def _elsewhere(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
-    """Begin ``work`` in another thread; its end is to be awaited."""
-    return asyncio.get_running_loop().run_in_executor(None, lambda: work(*args, **kwargs))
 
 
 async def _undone(vm: VM, plan: Plan, client: str, clock: Stopwatch, why: str) -> None:
