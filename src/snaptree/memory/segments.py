@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -61,17 +61,18 @@ class Segments:
             raise PagesDamaged(f"{self._directory}: The file that held page {slot:#x} of the store is missing.")
         return ranges[at]
 
-    def room(self, count: int) -> int:
+    def room(self, count: int, lost: Sequence[tuple[int, int]] = ()) -> int:
         """Return the first of ``count`` slots that no segment has: above all, or in a gap where the top is reached.
 
+        :param lost: ranges of slots that no segment has, and that are not to be taken either.
         :raises PageStoreError: where there is no such gap.
         """
         end = 1
         gap = 0
-        for first, length in self._ranges:
+        for first, length in sorted((*self._ranges, *lost)) if lost else self._ranges:
             if not gap and first - end >= count:
                 gap = end
-            end = first + length
+            end = max(end, first + length)
         if end + count <= _SLOTS_END:
             return end
         if gap:

@@ -17,7 +17,7 @@ from ..model.errors import PagesDamaged, PageStoreError
 from ..model.ids import is_id
 from ..places.files import private_directory
 from ..places.mapped import LEAVING, MAPPED
-from . import cleaning, delete, disk, held, runs, verify
+from . import cleaning, delete, disk, held, lost, runs, verify
 from .borrow import borrowed_segments
 from .index import (
     DELETING,
@@ -70,6 +70,7 @@ class PageStore:
         """Those that were so, and are deleted once no QEMU maps them any more."""
         self.writing: Writer | None = None
         self._owned = False
+        self._lost: tuple[tuple[int, int], ...] | None = None  # later it can only be more than it must be
         self._maps: OrderedDict[str, PageMap] = OrderedDict()
         self._lock = threading.Lock()
         for name in names:
@@ -166,6 +167,15 @@ class PageStore:
             raise ValueError(f"{id} cannot be written")
         self.writing = Writer(self, id, None if base is None else self.map(base), layout)
         return self.writing
+
+    def lost(self) -> tuple[tuple[int, int], ...]:
+        """Return first slot and number of slots of what snapshots have and no segment holds: its file was lost.
+
+        Nothing else may come to lie there, or they would have pages that are not theirs, and what is whole.
+        """
+        if self._lost is None:
+            self._lost = lost.find(self)
+        return self._lost
 
     def delete(self, id: str) -> None:
         """Delete a snapshot, and give the space back that it alone uses.  Where it is not there, nothing is done.

@@ -84,7 +84,7 @@ class Writer:
         leaves = leaves_of(self._pages)
         self._flat = base is None
         most = self._pages if self._flat else self._pages + leaves
-        self._first = store.segments.room(most)
+        self._first = store.segments.room(most, store.lost())
         self._next = self._first + (self._pages if self._flat else 0)
         self._slots = _sparse(leaves * LEAF, np.uint32).reshape(leaves, LEAF)
         self._before = _sparse(leaves * LEAF, np.uint32).reshape(leaves, LEAF)
