@@ -5,14 +5,15 @@ Not for: what is printed of it, nor for what only reads.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..model.errors import ProtocolError, QEMUGone
 from ..places.places import VMPlace
 from .outcome import MEMBERS, last_event, outcome
-from .source import connected, find_vm, unsupervised
+from .source import Home, Source, Supervised, connected, find_vm, unsupervised
 
 if TYPE_CHECKING:
     from .client import Client
@@ -59,13 +60,15 @@ class AtSupervisor:
 
     running = True
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, place: VMPlace) -> None:
         self._client = client
+        self._place = place
 
     def create(self, name: str, description: str | None, *, wait: bool) -> dict[str, Any]:
         """Run snapshot-create."""
         self._client.execute("snapshot-create", {"name": name, "wait": wait, **_described(description)})
-        return outcome(self._client, "create", "SNAPSHOT_CREATED", {"name": name})
+        event = last_event(self._client.events, "SNAPSHOT_CREATED", {"name": name})
+        return self._then(lambda source: outcome(source, "create", event, {"name": name}))
 
     def present(self, *, wait: bool) -> dict[str, Any]:
         """Run query-vm-changed."""
@@ -87,10 +90,9 @@ class AtSupervisor:
                 if event
                 else {"name": self._client.execute("query-current-snapshot", {})["name"]}
             )
-        done = outcome(self._client, "load", "SNAPSHOT_LOADED", which)
-        paused = self._client.execute("query-vm", {})["state"] == "paused"
+        done = self._then(lambda source: outcome(source, "load", event, which))
         kept = {"kept": event.get("kept"), "not_kept": event.get("not_kept", "")}
-        return {**done, "ram_loaded": True, **kept, "paused": paused}
+        return {**done, "ram_loaded": True, **kept, "paused": self._is_paused()}
 
     def delete(self, which: Mapping[str, str], *, children: bool, wait: bool) -> dict[str, Any]:
         """Run snapshot-delete."""
@@ -104,8 +106,21 @@ class AtSupervisor:
     def adopt(self, tag: str, name: str, description: str | None, *, wait: bool) -> dict[str, Any]:
         """Run snapshot-adopt."""
         self._client.execute("snapshot-adopt", {"tag": tag, "name": name, "wait": wait, **_described(description)})
-        found = self._client.execute("query-snapshot", {"name": name})
+        found = self._then(lambda source: source.snapshot(name=name))
         return {member: found[member] for member in (*MEMBERS, "tag")}
+
+    def _then(self, ask: Callable[[Source], dict[str, Any]]) -> dict[str, Any]:
+        """Ask what there is to say of what has been done; in the VM's home where the VM was stopped just then."""
+        try:
+            return ask(Supervised(self._client))
+        except (ProtocolError, QEMUGone):
+            return ask(Home(self._place))
+
+    def _is_paused(self) -> bool:
+        try:
+            return bool(self._client.execute("query-vm", {})["state"] == "paused")
+        except (ProtocolError, QEMUGone):
+            return False
 
 
 class OnImages:
@@ -176,7 +191,7 @@ def changing(vm: str) -> Iterator[Changer]:
         yield OnImages(place)
         return
     with connected(place) as client:
-        yield AtSupervisor(client)
+        yield AtSupervisor(client, place)
 
 
 def below(snapshots: list[dict[str, Any]], root_id: str) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from . import output
 from .human import duration_text
 
 if TYPE_CHECKING:
-    from .client import Client
+    from .source import Source
 
 MEMBERS = tuple(name for name in SnapshotJSON.__annotations__ if name not in ("foreign", "problems", "children"))
 """The members of a snapshot, everywhere the same."""
@@ -19,15 +19,14 @@ RECENT = 64
 """How far back in history an operation that has just ended is looked for."""
 
 
-def outcome(client: Client, action: str, event: str, which: Mapping[str, str]) -> dict[str, Any]:
+def outcome(source: Source, action: str, data: Mapping[str, Any], which: Mapping[str, str]) -> dict[str, Any]:
     """Return the snapshot of an operation that has just ended, with ``duration_ms`` and ``pause_ms``.
 
-    :param event: what the supervisor published when it ended; it has the whole id.
+    :param data: of the event that was published when it ended; it has the whole id.
     :param which: the name or id that the operation was asked for.
     """
-    data = last_event(client.events, event, which)
-    found = client.execute("query-snapshot", {"id": data["id"]} if data else dict(which))
-    entries = client.execute("query-snapshot-history", {"limit": RECENT})
+    found = source.snapshot(**({"id": str(data["id"])} if data else which))
+    entries = source.history(RECENT)
     entry: Mapping[str, Any] = next(
         (e for e in reversed(entries) if e["id"] == found["id"] and e["action"] == action), data
     )

@@ -130,11 +130,28 @@ def test_stop_during_a_create_lets_it_end_first(vm_factory: VMFactory) -> None:
         wait_busy(client, "create")
         stopping = Started(vm, "stop", "--discard", vm.name)
         wait_asked(vm, "snapshot-create", 1)
-    assert [command.wait()[0] for command in (creating, stopping)] == [0, 0]
+    ended = [command.wait() for command in (creating, stopping)]
+    assert [code for code, *_ in ended] == [0, 0], ended
     (s,) = vm.cli_json("list", vm.name)
     assert s["consistent"]
     with under_care(vm, bare(vm)), vm.qmp() as client:
         client.execute("snapshot-load", {"name": "s", "keep": False})
+
+
+def test_what_was_created_is_said_also_where_the_vm_was_stopped_before_the_command_asked_for_it(
+    vm_factory: VMFactory,
+) -> None:
+    vm = vm_factory()
+    vm.cli("run", "--detach", vm.name, "--", *bare(vm))
+    with vm.qmp() as client, qemu_stands_still(client):
+        creating = Started(vm, "create", vm.name, "s")
+        wait_busy(client, "create")
+        creating.send(signal.SIGSTOP)
+    vm.cli("stop", "--discard", vm.name)
+    creating.send(signal.SIGCONT)
+    code, said, error = creating.wait()
+    assert (code, error) == (0, "")
+    assert said.startswith("created s (")
 
 
 @pytest.mark.parametrize("operation", ["create", "load", "delete"])

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from snaptree.cli.outcome import MEMBERS
+from snaptree.engine import offline
 from snaptree.model.errors import (
     Busy,
     NameTaken,
     NoSuchSnapshot,
     NotReady,
+    ProtocolError,
     QEMUGone,
     SnaptreeError,
     all_errors,
@@ -101,6 +103,24 @@ def test_create_and_load_print_the_snapshot_and_its_times(
     assert (done.code, done.err) == (0, "")
     more = {"ram_loaded": True, "kept": None} if action == "load" else {}
     assert json.loads(done.out) == {**snapshot(1), "duration_ms": 412.4, "pause_ms": 398.1, **more}
+
+
+@pytest.mark.parametrize("action", ["create", "load"])
+@pytest.mark.parametrize("gone", [ProtocolError("It ended before the answer."), QEMUGone("QEMU has ended.")])
+def test_what_was_done_is_said_also_where_the_vm_was_stopped_just_then(
+    action: str,
+    gone: SnaptreeError,
+    supervised: Supervise,
+    snaptree: Run,
+    snapshot: Make,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    supervised({**answers(snapshot(1), action), "query-snapshot": gone, "query-vm": gone})
+    monkeypatch.setattr(offline, "snapshot", lambda place, **which: {**snapshot(1), **FULL})
+    monkeypatch.setattr(offline, "history", lambda place, limit: [entry(snapshot(1), action)])
+    done = snaptree(action, "dev", "s1", "--json")
+    assert (done.code, done.err) == (0, "")
+    assert json.loads(done.out)["pause_ms"] == 398.1
 
 
 def test_the_events_of_others_are_not_ours(supervised: Supervise, snaptree: Run, snapshot: Make) -> None:
