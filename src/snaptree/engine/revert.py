@@ -36,7 +36,7 @@ async def revert(vm: VM, plan: Plan, found: Ready, *, client: str, clock: Stopwa
 
     Prerequisites: the gate is closed, the journal has the plan.
     Effects on success: the journal says durably that QEMU has loaded, and whatever the disks say later, the load only
-    ends; the lineage says it too.
+    ends; the lineage says it too, not durably yet.
 
     :param touched: another supervisor had begun it, and may have written RAM.
     :return: why the VM, which had run, could not continue afterwards; empty where all is well.
@@ -89,6 +89,7 @@ class _Reverting:
                 meanwhile=lambda: self._looking.begin(self.plan),
                 at_once=lambda: self._looking.look(self.plan),
             ) as self._pause:
+                self._pause.stay = bool(vm.broken)  # what another load has left half way must not be gone on with
                 await self._check()
                 trace.point("load.paused")
                 self._pause.stay = True  # until it is known what QEMU has done
@@ -176,7 +177,7 @@ class _Reverting:
                 await self._pause.ignores_shared()
                 self._notes.writing(self.plan)
         except (CatalogError, QEMUFailed):
-            self._pause.stay = False
+            self._pause.stay = bool(self._vm.broken)
             raise
         self._there = frozenset(device for device, at in found.items() if at)
         # The journal keeps what was seen before: a later supervisor that takes a device for reverted which was at the
@@ -247,13 +248,14 @@ class _Reverting:
         :raises QEMUFailed: where nothing was touched.
         :raises HalfWay: where something was, or nobody knows; then the VM is marked as broken.
         """
+        vm = self._vm
         found = await asyncio.to_thread(states, self.plan)
-        facts = await self._vm.facts()
+        facts = await vm.facts()
         for device in facts.closed:
             # A `cont` with an image that QEMU has closed as corrupt aborts QEMU 7.2.
             found[device] = "closed"
         if certainly_untouched(found) and not facts.nodes_error and await self._ram_is_back():
-            self._pause.stay = False
+            self._pause.stay = bool(vm.broken)
             raise QEMUFailed(why, "No disk was changed.")
         await self._break(found, why)
 
@@ -266,6 +268,7 @@ class _Reverting:
             return False
 
     async def _break(self, found: dict[str, str], why: str, cause: Exception | None = None) -> NoReturn:
+        self._pause.stay = True
         await mark_broken(self._vm, self.plan, found, client=self._client, clock=self._clock, why=why)
         raise HalfWay(self._vm, self.plan, why) from cause
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..model.errors import PageStoreError
+from ..model.errors import PagesDamaged
 from .index import INDEX, IndexHeader, slots_of
 from .pages import LEAF
 
@@ -30,7 +30,7 @@ def find(store: PageStore) -> tuple[tuple[int, int], ...]:
             continue
         try:
             root = store.read_map(header.id, suffix).root
-        except PageStoreError:
+        except PagesDamaged:
             continue  # it is lost itself
         slots = slots_of(root[root != 0]).astype(np.int64)
         found.update((slot, LEAF) for slot in slots[~store.segments.known(slots)].tolist())

@@ -8,11 +8,14 @@ from __future__ import annotations
 import os
 import select
 import signal
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import pytest
 from tests.conftest import VMFactory
+from tests.framework.faults import state_of
+from tests.framework.qmp import QMPError
 from tests.framework.ram import differing
 from tests.framework.vm import TestVM
 from tests.framework.waiting import wait_until
@@ -129,6 +132,27 @@ def test_a_load_that_was_cut_off_and_cannot_be_finished_goes_back(vm_factory: VM
         assert client.execute("query-snapshot-status") is True
     cont(vm)
     vm.assert_guest_ok()
+
+
+@pytest.mark.parametrize("way", ["pages", "full"])
+def test_where_the_way_back_cannot_be_noted_nothing_goes_on_half_way(vm_factory: VMFactory, way: str) -> None:
+    vm = vm_factory(pace_ms=PACE_MS)
+    vm.env["SNAPTREE_TRACE"] = "load.returning=stop"
+    started(vm, "--memory", way)
+    vm.cli("create", vm.name, "a")
+    go_on(vm)
+    spoil(vm)
+    with vm.qmp() as client:
+        known = client.execute("query-vm")["supervisor_pid"]
+        number = client.send("snapshot-load", {"name": "a", "keep": True})
+        wait_until(lambda: state_of(known) == "T", "the supervisor to stop on its way back")
+        with closing(sqlite3.connect(vm.home / "vms" / vm.name / "catalog.sqlite", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")  # nobody else can write
+            os.kill(known, signal.SIGCONT)
+            with pytest.raises(QMPError, match="failed half way"):
+                client.reply("snapshot-load", number)
+        assert run_state(client) == "paused"
+        assert client.execute("query-snapshot-status") is not True
 
 
 @pytest.mark.parametrize(
