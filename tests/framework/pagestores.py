@@ -58,6 +58,13 @@ class Model:
     def create(self, store: PageStore, id: str, base: str | None, *puts: tuple[Pages, Pages]) -> None:
         self.snapshots[id] = self.write(store, id, base, *puts)
 
+    def create_root_and_child(self, store: PageStore, root: str, child: str) -> None:
+        """Create a root with pages in all of its leaves, and a child that shares most of them."""
+        p = pages_of(range(60), 1030, range(1490, 1510), 2199)
+        self.create(store, root, None, (p, 1 + p % 9))
+        p = pages_of(range(10, 20), 1500, 1600)
+        self.create(store, child, root, (p, 20 + p % 9))
+
     def check(self, store: PageStore, ids: set[str] | None = None) -> None:
         """Compare every byte of these snapshots, or of all."""
         for id in self.snapshots if ids is None else ids:

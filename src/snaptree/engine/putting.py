@@ -15,14 +15,12 @@ from ..memory import sound
 from ..memory.pages import Bytes, Pages, chunks, same
 from ..memory.ram import new_content
 from ..qemu.vmgenid import is_generation_page
-from .paged import CHUNK_PAGES, NONE, PagedRAM, without
+from .paged import CHUNK_PAGES, NONE, STAGED_PAGES, PagedRAM, without
 
 SHORT_PAGES = 4096
 """So many pages at most, 16 MiB, are written in a few milliseconds."""
 SHORT_RAM_PAGES = 1 << 22
 """So many pages of RAM at most, 16 GiB, are looked at in a few milliseconds, where few were written."""
-READ_LATER_PAGES = 5120
-"""So many pages at most, 20 MiB, are read while QEMU stops the VM."""
 
 
 class Putting:
@@ -57,14 +55,14 @@ class Putting:
     def prepare(self, *, later: bool = False) -> None:
         """Find out what will be written, as far as that is known while the VM runs, and read and check it.
 
-        :param later: leave that to :meth:`read`, where it takes about as long as QEMU takes to stop.
+        :param later: leave that to :meth:`read`, where it is so little that there is room for it.
         :raises PagesDamaged: where a page is not what was stored; nothing was changed.
         """
         if self._paged.base is None:
             sound.check(self._paged.store, self._id)
             return
         self._need = self._unread = self._differing()
-        if not later or len(self._need) > READ_LATER_PAGES:
+        if not later or len(self._need) > STAGED_PAGES:
             self.read()
 
     def read(self) -> None:

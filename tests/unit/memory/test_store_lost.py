@@ -31,10 +31,7 @@ def directory(tmp_path: Path, model: Model) -> Path:
     """Make a root A, its child B, and B's child C, which is as B."""
     found = tmp_path / "pages"
     store = PageStore.open(found, clean=True)
-    p = pages_of(range(60), 1030, range(1490, 1510), 2199)
-    model.create(store, A, None, (p, 1 + p % 9))
-    p = pages_of(range(10, 20), 1500, 1600)
-    model.create(store, B, A, (p, 20 + p % 9))
+    model.create_root_and_child(store, A, B)
     model.create(store, C, B)
     store.close()
     return found
